@@ -1,0 +1,1 @@
+"""Tables, figures and provenance, from numbers to files under ``figures/<profile>/``."""
