@@ -1,0 +1,78 @@
+"""What Table 1 measures: perplexities by frequency class and log q − log p."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+BATCH_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class FrequencyClasses:
+    """Words by their frequency in the training sentences (§3); arrays hold word ids.
+
+    ``rare`` is every word that is not frequent; ``almost_frequent`` is its most frequent part.
+    """
+
+    counts: np.ndarray
+    frequent: np.ndarray
+    almost_frequent: np.ndarray
+    rare: np.ndarray
+
+    @classmethod
+    def of(cls, ids: np.ndarray, n_words: int, frequent: int, almost_frequent: int):
+        """Count the word ids of the training sentences; ties go to the smaller id."""
+        counts = np.bincount(np.ravel(ids), minlength=n_words)
+        order = np.argsort(-counts, kind="stable")
+        until = frequent + almost_frequent
+        return cls(counts, order[:frequent], order[frequent:until], order[frequent:])
+
+    def shares(self) -> tuple[float, float, float]:
+        """Shares of the training words that are frequent, almost frequent and other."""
+        frequent, almost, rare = (
+            self.counts[words].sum() / self.counts.sum()
+            for words in (self.frequent, self.almost_frequent, self.rare)
+        )
+        return float(frequent), float(almost), float(rare - almost)
+
+
+@torch.no_grad()
+def over_batches(
+    model: nn.Module, sentences: Tensor, read: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """``read(logits, words)`` for all ``sentences`` ``(N, T)``, in float32 and without dropout.
+
+    The result is on the device of ``sentences``.
+    """
+    model.eval()
+    return torch.cat([read(model(batch), batch) for batch in sentences.split(BATCH_SIZE)])
+
+
+def perplexity(log_probs: np.ndarray | Tensor) -> float:
+    """exp of the mean negative log-probability (nats a token) over all tokens, in float64."""
+    return float(np.exp(-np.mean(np.asarray(log_probs, dtype=np.float64))))
+
+
+def table1_row(
+    log_q: np.ndarray, log_p: np.ndarray, ids: np.ndarray, classes: FrequencyClasses, chosen: int
+) -> dict[str, float]:
+    """One row of Table 1, and the perplexity on all words but the chosen one.
+
+    ``log_q``, ``log_p`` and ``ids`` are ``(N, T)``: the model's and the true log-probability
+    (nats) of each test word, and its id. ``diff_std`` is the population's standard deviation.
+    """
+    is_frequent = np.isin(ids, classes.frequent)
+    frequent, rare = perplexity(log_q[is_frequent]), perplexity(log_q[~is_frequent])
+    difference = np.asarray(log_q, dtype=np.float64) - log_p
+    return {
+        "test_ppl": perplexity(log_q),
+        "freq_ppl": frequent,
+        "rare_ppl": rare,
+        "ratio": rare / frequent,
+        "diff_mean": float(difference.mean()),
+        "diff_std": float(difference.std()),
+        "other_ppl": perplexity(log_q[ids != chosen]),
+    }

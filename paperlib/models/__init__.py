@@ -1,0 +1,5 @@
+"""Networks and the two readings of their logits: language model and discriminator."""
+
+from paperlib.models.lstm import LSTM
+
+__all__ = ["LSTM"]
