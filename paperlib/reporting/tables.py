@@ -1,0 +1,88 @@
+"""Tables beside the paper's numbers, as CSV for programs and Markdown for people."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from paperlib.reporting import paper
+
+TABLE1_COLUMNS = (
+    "test_ppl",
+    "freq_ppl",
+    "rare_ppl",
+    "ratio",
+    "diff_mean",
+    "diff_std",
+    "other_ppl",
+)
+
+TABLE1_NAMES = {
+    "true": "True distribution p",
+    "initial": "Initial model",
+    "initial_ftd": "Initial model ftd.",
+    "perturbed": "Perturbed model",
+    "perturbed_ftd": "Perturbed model ftd.",
+}
+
+
+def table1(seeds: list[dict[str, dict[str, float]]]) -> pd.DataFrame:
+    """Table 1 from one dictionary ``{model: {column: value}}`` a seed.
+
+    Each column holds the mean over seeds, with the paper's value as its ``paper_`` twin and, for
+    several seeds, the sample standard deviation as its ``_sd`` twin.
+    """
+    rows = []
+    for model in TABLE1_NAMES:
+        row = {"model": model}
+        for column in TABLE1_COLUMNS:
+            values = pd.Series([seed[model][column] for seed in seeds])
+            row[column] = values.mean()
+            if len(seeds) > 1:
+                row[f"{column}_sd"] = values.std()
+            row[f"paper_{column}"] = paper.TABLE1[model].get(column)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def table1_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 with ours and the paper's value in one cell: ``85.63 ± 0.12 (85.63)``."""
+    digits = {"ratio": 1, "diff_mean": 3, "diff_std": 3}
+    titles = {
+        "test_ppl": "Test ppl.",
+        "freq_ppl": "Freq. ppl.",
+        "rare_ppl": "Rare ppl.",
+        "ratio": "Ratio",
+        "diff_mean": "log q − log p, mean",
+        "diff_std": "log q − log p, sd",
+        "other_ppl": "Ppl. without the chosen word",
+    }
+
+    def cell(row: pd.Series, column: str) -> str:
+        places = digits.get(column, 2)
+        spread = f" ± {row[f'{column}_sd']:.{places}f}" if f"{column}_sd" in row else ""
+        theirs = row[f"paper_{column}"]
+        beside = "" if pd.isna(theirs) else f" ({theirs:.{places}f})"
+        return f"{row[column]:.{places}f}{spread}{beside}"
+
+    return pd.DataFrame(
+        {"Estimating with": table["model"].map(TABLE1_NAMES)}
+        | {
+            title: [cell(row, column) for _, row in table.iterrows()]
+            for column, title in titles.items()
+        }
+    )
+
+
+def save_table(
+    folder: Path, name: str, table: pd.DataFrame, *, title: str, shown: pd.DataFrame | None = None
+) -> str:
+    """Write ``name.csv`` with every digit, and ``name.md`` with ``title`` and ``shown``.
+
+    ``shown`` is the table for people, ``table`` itself by default. Returns the Markdown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False)
+    body = (table if shown is None else shown).to_markdown(index=False, disable_numparse=True)
+    markdown = f"**{title}**\n\n{body}\n"
+    (folder / f"{name}.md").write_text(markdown, encoding="utf-8")
+    return markdown
