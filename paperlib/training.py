@@ -107,9 +107,8 @@ class Trainer:
         task.model.train()
         batches = task.batches(state.epoch, self.settings.batch_size)
         started = time.monotonic() - state.seconds
-        with bar(
-            total=len(batches), initial=state.batch, title=self._title(), unit="batch"
-        ) as steps:
+        title = f"{task.title}, epoch {state.epoch + 1}/{self.settings.max_epochs}"
+        with bar(total=len(batches), initial=state.batch, title=title, unit="batch") as steps:
             for batch in batches[state.batch :]:
                 loss = self._step(batch)
                 state.loss_sum += loss

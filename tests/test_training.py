@@ -1,0 +1,177 @@
+"""The training loop: schedule, checkpoints, and that an interruption changes nothing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import nn
+
+from paperlib import training
+from paperlib.checkpoints import CheckpointError, load_state, save_state
+from paperlib.models import LSTM
+from paperlib.settings import Model, Training
+from paperlib.tasks import LanguageModelTask, Probe, Split
+from paperlib.training import Trainer, TrainingError
+
+SETTINGS = Training(batch_size=8, max_epochs=3, patience=1, max_decays=1)
+STEPS = 3 * 4
+
+
+def language_model_task(task_class=LanguageModelTask, **options):
+    generator = torch.Generator().manual_seed(3)
+    sentences = torch.randint(7, (40, 5), generator=generator)
+    model = LSTM(7, Model(embedding=4, hidden=4), generator)
+    probe = Probe(sentences[:2], torch.tensor([2, 3]), torch.tensor([1, 0]))
+    split = Split(sentences[:30], sentences[30:])
+    return task_class("test", model, split, seed=5, probe=probe, **options)
+
+
+class Interrupted(LanguageModelTask):
+    """Raises as Ctrl-C does, before a given number of steps is exceeded."""
+
+    def loss(self, batch):
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            raise KeyboardInterrupt
+        return super().loss(batch)
+
+
+def weights_of(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.task.model.state_dict().items()}
+
+
+def without_time(progress):
+    return {name: value for name, value in vars(progress).items() if name != "seconds"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    trainer = Trainer(
+        language_model_task(), SETTINGS, tmp_path_factory.mktemp("whole") / "checkpoint.pt"
+    )
+    progress = trainer.run()
+    return without_time(progress), weights_of(trainer)
+
+
+@hypothesis_settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(first=st.integers(0, STEPS - 1), second=st.integers(0, STEPS - 1))
+def test_resumed_equals_uninterrupted(first, second, uninterrupted, tmp_path_factory):
+    checkpoint = tmp_path_factory.mktemp("parts") / "checkpoint.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
+        for steps in (first, second):
+            task = language_model_task(Interrupted)
+            task.steps_left = steps
+            try:
+                Trainer(task, SETTINGS, checkpoint).run()
+            except KeyboardInterrupt:
+                torch.rand(1)  # whatever happens in between must not matter
+    trainer = Trainer(language_model_task(), SETTINGS, checkpoint)
+    progress = trainer.run()
+    expected_progress, expected_weights = uninterrupted
+    assert without_time(progress) == expected_progress
+    for name, tensor in weights_of(trainer).items():
+        assert torch.equal(tensor, expected_weights[name]), name
+
+
+def test_one_step_is_sgd_with_clipping_written_out(tmp_path):
+    task = language_model_task()
+    task.split = Split(task.split.train, task.split.train)  # so that the step improves it
+    settings = Training(
+        learning_rate=0.7, batch_size=30, clip=0.01, loss_per="sentence", max_epochs=1
+    )
+    reference = language_model_task().model
+    words = task.split.train
+    logits = reference(words)
+    log_q = logits - torch.log(torch.exp(logits).sum(-1, keepdim=True))
+    rows, columns = np.indices(words.shape)
+    loss = -log_q[rows, columns, words.numpy()].sum() / len(words)
+    gradients = torch.autograd.grad(loss, list(reference.parameters()))
+    norm = math.sqrt(sum((gradient**2).sum().item() for gradient in gradients))
+    trainer = Trainer(task, settings, tmp_path / "checkpoint.pt")
+    trainer.run()
+    for trained, before, gradient in zip(
+        task.model.parameters(), reference.parameters(), gradients, strict=True
+    ):
+        expected = before - 0.7 * gradient * 0.01 / norm
+        torch.testing.assert_close(trained, expected.detach(), atol=1e-6, rtol=1e-4)
+
+
+class Scripted:
+    """A task whose validation values are given; its one weight counts the steps."""
+
+    title, criterion, tokens_per_example = "scripted", "value", 1
+
+    def __init__(self, values):
+        self.model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.model.weight)
+        self.values = iter(values)
+
+    def batches(self, epoch, size):
+        return [None]
+
+    def loss(self, batch):
+        return -self.model.weight.sum()
+
+    def validate(self):
+        return {"value": next(self.values)}
+
+    def probe(self):
+        return []
+
+
+def test_the_rate_decays_after_the_patience_and_goes_back_to_the_best_weights(tmp_path):
+    settings = Training(max_epochs=20, patience=2, decay=0.5, max_decays=1)
+    task = Scripted([9, 5, 6, 6, 4, 7, 7])
+    progress = Trainer(task, settings, tmp_path / "checkpoint.pt").run()
+    assert [entry["learning_rate"] for entry in progress.history] == [1, 1, 1, 1, 0.5, 0.5, 0.5]
+    # One step of 1 to the best of the first plateau, then one of 0.5 from there.
+    assert task.model.weight.item() == pytest.approx(1.5, rel=1e-5)
+    assert (progress.best, progress.best_epoch, progress.epoch) == (4, 4, 6)
+
+
+def test_a_model_that_does_not_improve_stays_as_it_was(tmp_path):
+    task = Scripted([1, 2, 3])
+    Trainer(task, Training(max_epochs=2), tmp_path / "checkpoint.pt").run()
+    assert task.model.weight.item() == 0
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_sentence(tmp_path):
+    task = Scripted([1, 1])
+    task.loss = lambda batch: task.model.weight.sum() * math.nan
+    with pytest.raises(TrainingError, match="no longer finite in epoch 1 at learning rate 1"):
+        Trainer(task, Training(max_epochs=2), tmp_path / "checkpoint.pt").run()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_state(path, {"progress": {}, "tensor": torch.ones(1000)})
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read"):
+        load_state(path, torch.device("cpu"))
+
+
+def test_a_checkpoint_never_runs_code(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"progress": Payload()}, path)
+    with pytest.raises(CheckpointError):
+        load_state(path, torch.device("cpu"))
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_state(path, {"epoch": 1})
+    with pytest.raises(Exception, match="pickle"):
+        save_state(path, {"epoch": lambda: None})
+    assert load_state(path, torch.device("cpu")) == {"epoch": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
