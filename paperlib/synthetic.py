@@ -238,6 +238,8 @@ class SyntheticStudy:
     def trainings(self) -> Iterator[tuple[str, Trained]]:
         """All trainings of the study by name, each trained when it is reached."""
         yield "initial", self.initial
+        if self.seed == 0:
+            yield "literal", self.literal
         for of in MODELS:
             yield f"discriminator_{of}", self.discriminator(of)
             yield f"{of}_ftd", self.finetuned(of)
@@ -308,3 +310,13 @@ class SyntheticStudy:
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def run_seed(profile: settings.Profile, seed: int) -> dict:
+    """Train all of one seed's study, and say under which folder of ``runs/`` each result lies."""
+    study = SyntheticStudy(profile.synthetic, seed)
+    trainings = {
+        name: f"{trained.folder.parent.name}/{trained.folder.name}"
+        for name, trained in study.trainings()
+    }
+    return {"profile": profile.name, "seed": seed, "trainings": trainings}

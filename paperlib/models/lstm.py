@@ -25,9 +25,11 @@ class LSTM(nn.Module):
         zero, and the recurrent weights are uniform in ±1/√hidden.
         """
         super().__init__()
-        self.embedding = nn.Embedding(n_words + 1, shape.embedding)
-        self.recurrent = nn.LSTM(shape.embedding, shape.hidden, shape.layers)
-        self.output = nn.Linear(shape.hidden, n_words)
+        with torch.device("meta"):  # so that PyTorch's own initialisation draws nothing
+            self.embedding = nn.Embedding(n_words + 1, shape.embedding)
+            self.recurrent = nn.LSTM(shape.embedding, shape.hidden, shape.layers)
+            self.output = nn.Linear(shape.hidden, n_words)
+        self.to_empty(device="cpu")
         with torch.no_grad():
             for weights in (self.embedding.weight, self.output.weight):
                 weights.uniform_(-shape.init_range, shape.init_range, generator=generator)

@@ -86,3 +86,41 @@ def save_table(
     markdown = f"**{title}**\n\n{body}\n"
     (folder / f"{name}.md").write_text(markdown, encoding="utf-8")
     return markdown
+
+
+TABLE1_STEPS = (
+    ("initial", "initial_ftd"),
+    ("initial", "perturbed"),
+    ("perturbed", "perturbed_ftd"),
+)
+
+
+def table1_differences(seeds: list[dict[str, dict[str, float]]]) -> pd.DataFrame:
+    """What each step of Table 1 changes, paired by seed, and how it compares with the paper.
+
+    ``agrees`` looks at sign and size: *opposite sign*; *same sign*, with our difference as a
+    multiple of the paper's; or, where the paper's own difference is within the rounding of its
+    table, *too small in the paper to tell*.
+    """
+    rounding = {"ratio": 0.1, "diff_mean": 0.001, "diff_std": 0.001}
+    rows = []
+    for before, after in TABLE1_STEPS:
+        for column in TABLE1_COLUMNS:
+            ours = pd.Series([seed[after][column] - seed[before][column] for seed in seeds])
+            row = {"step": f"{before} → {after}", "column": column, "ours": ours.mean()}
+            if len(seeds) > 1:
+                row["ours_sd"] = ours.std()
+            theirs = paper.TABLE1[after].get(column), paper.TABLE1[before].get(column)
+            if None not in theirs:
+                row["paper"] = theirs[0] - theirs[1]
+                row["agrees"] = _agreement(row["ours"], row["paper"], rounding.get(column, 0.01))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _agreement(ours: float, theirs: float, rounding: float) -> str:
+    if abs(theirs) < 1.5 * rounding:
+        return "too small in the paper to tell"
+    if ours * theirs < 0:
+        return "opposite sign"
+    return f"same sign, {ours / theirs:.1f} × the paper's"
