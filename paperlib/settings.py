@@ -28,8 +28,12 @@ class Settings(BaseModel):
 
 
 class Language(Settings):
-    """The synthetic language (appendix A; see :class:`paperlib.trigram.TrigramLanguage`)."""
+    """The synthetic language (appendix A; see :class:`paperlib.trigram.TrigramLanguage`).
 
+    Its ξ are drawn once, from ``seed``: the paper has one language, whatever the study's seed.
+    """
+
+    seed: Annotated[int, Field(ge=0)] = 0
     n_words: Count = 1000
     gamma: Positive = 0.75
 

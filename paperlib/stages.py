@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 from torch import nn
 
@@ -34,6 +35,11 @@ class Trained:
     def history(self) -> list[dict]:
         """One entry an epoch, from epoch 0 (before training)."""
         return self.progress.history
+
+
+def checksum(array: np.ndarray) -> str:
+    """SHA-256 of an array's little-endian bytes: data enter a stage's key by what they are."""
+    return hashlib.sha256(array.astype(array.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 def digest(key: dict) -> str:

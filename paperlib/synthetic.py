@@ -1,7 +1,7 @@
 """The study of section 3, one seed: every step of it is a method that trains or finds its result.
 
-The seed decides everything that the paper leaves to chance: the language's ξ, the sentences, the
-initial weights and the order of the batches.
+The seed decides what differs from one run of the experiment to the next: the sentences, the initial
+weights and the order of the batches. The language itself is drawn by a seed of its own.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,7 @@ class SyntheticStudy:
         self.settings = profile
         self.seed = seed
         self.device = hardware.device()
-        self.language = TrigramLanguage(
-            seed=seed, n_words=profile.language.n_words, gamma=profile.language.gamma
-        )
+        self.language = TrigramLanguage(**profile.language.model_dump())
 
     # Data
 
@@ -249,7 +247,7 @@ class SyntheticStudy:
     def _language_model(self, training: settings.Training) -> Trained:
         return stages.train(
             "language_model",
-            self._data_key(),
+            self._data_key,
             training,
             self._new_model(stream=0),
             lambda model: LanguageModelTask(
@@ -288,14 +286,17 @@ class SyntheticStudy:
         generator = torch.Generator().manual_seed(2 * self.seed + stream)
         return LSTM(self.language.n_words, self.settings.model, generator).to(self.device)
 
+    @cached_property
     def _data_key(self) -> dict:
-        names = ("language", "sentences", "model")
-        return {"seed": self.seed} | {
-            name: getattr(self.settings, name).model_dump(mode="json") for name in names
+        return {
+            "seed": self.seed,
+            "model": self.settings.model.model_dump(mode="json"),
+            "train": stages.checksum(self.split.train.cpu().numpy()),
+            "valid": stages.checksum(self.split.valid.cpu().numpy()),
         }
 
     def _key(self, of: str) -> dict:
-        key = self._data_key() | {"of": of, "initial": self.initial.folder.name}
+        key = self._data_key | {"of": of, "initial": self.initial.folder.name}
         if of == "perturbed":
             key["perturbation"] = self.settings.perturbation.model_dump(mode="json")
             key["chosen"] = self.chosen

@@ -1,10 +1,7 @@
 """Where a result comes from: commit, versions, hardware, seeds, data, wall times."""
 
-import hashlib
 import subprocess
 from importlib.metadata import version
-
-import numpy as np
 
 from paperlib import hardware, paths
 from paperlib.checkpoints import load_json
@@ -21,11 +18,6 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
     return head + ("+" if changed else "")
-
-
-def checksum(array: np.ndarray) -> str:
-    """SHA-256 of an array's little-endian bytes: the same for the same generated sentences."""
-    return hashlib.sha256(array.astype(array.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 def training(trained: Trained) -> dict:
