@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -30,14 +31,10 @@ import numpy as np
 XI_VALUES = 6
 """ξ is one of 0, …, 5."""
 
-BLOCK_SENTENCES = 4096
-"""Sentences with one random stream: part of what a seed means, so it is no setting."""
-
-BLOCK_WEIGHTS = 1 << 15
-"""Trigram weights computed at once, so few that they stay in the processor's cache."""
-
-_BITS = 21
-_LARGEST = (1 << _BITS) - 1  # three indices fit into one 64-bit number
+_BITS = 21  # of an index, so that three of them fit into one 64-bit number
+_LARGEST = (1 << _BITS) - 1
+_SENTENCES = 4096  # that share a random stream: part of what a seed means, so it is no setting
+_WEIGHTS = 1 << 15  # computed at once, so few that they stay in the processor's cache
 
 
 class TrigramLanguage:
@@ -73,12 +70,11 @@ class TrigramLanguage:
         shared_xi: bool = False,
         predicted: Literal["last", "middle"] = "last",
     ):
-        if not 1 <= n_words <= _LARGEST:
-            raise ValueError(f"n_words must be between 1 and {_LARGEST}, not {n_words}")
+        _require_whole("n_words", n_words, 1, _LARGEST)
         if not 0 < gamma < np.inf:
             raise ValueError(f"gamma must be a positive number, not {gamma}")
-        if start != "joint" and not (isinstance(start, int) and 0 <= start <= _LARGEST):
-            raise ValueError(f'start must be "joint" or between 0 and {_LARGEST}, not {start!r}')
+        if start != "joint":
+            _require_whole('start, if not "joint",', start, 0, _LARGEST)
         if predicted not in ("last", "middle"):
             raise ValueError(f'predicted must be "last" or "middle", not {predicted!r}')
         self.n_words = n_words
@@ -89,19 +85,18 @@ class TrigramLanguage:
         self._key = _generator(seed).integers(1 << 64, dtype=np.uint64)
 
         self._vocabulary = words = np.arange(1, n_words + 1)
-        frequent = np.log(words + 1) / np.log(51) / 50
-        alpha, rank = np.where(words <= 50, frequent, 1 / words), words**-gamma
-        # What the trigram's weight takes from one word alone, by the word's place in a sentence.
-        self._left2_factor = rank
-        self._left1_factor, self._next_factor = (
-            (alpha, rank) if predicted == "last" else (rank, alpha)
-        )
-        # (|d| + 1)^−γ and its maximum over d, …, d + 5, at d + offset for every difference d.
-        self._offset = n_words if start == "joint" else max(n_words, start)
-        differences = np.arange(-self._offset, self._offset + XI_VALUES)
-        self._near = (np.abs(differences) + 1.0) ** -gamma
-        windows = np.lib.stride_tricks.sliding_window_view(self._near, XI_VALUES)
-        self._nearest = windows.max(axis=1)
+        alpha = np.where(words <= 50, np.log(words + 1) / np.log(51) / 50, 1 / words)
+        rank = words**-gamma
+        # What a trigram's weight takes from one word alone, by the word's place in the sentence.
+        self._of_left2 = rank
+        self._of_left1, self._of_word = (alpha, rank) if predicted == "last" else (rank, alpha)
+
+        # near[d] is (|d| + 1)^−γ, nearest[d] its maximum over d, …, d + 5; d < 0 from the end.
+        self._start_index = 0 if start == "joint" else start
+        largest = max(n_words, self._start_index)
+        near = (np.abs(np.arange(-largest, largest + XI_VALUES)) + 1.0) ** -gamma
+        nearest = np.lib.stride_tricks.sliding_window_view(near, XI_VALUES).max(axis=1)
+        self._near, self._nearest = np.roll(near, -largest), np.roll(nearest, -largest)
 
     def xi(self, i, j, k) -> tuple[np.ndarray, np.ndarray]:
         """The ξ of β(i, j) and the ξ of β(k, j) in the triple (i, j, k) of appendix A.
@@ -110,9 +105,9 @@ class TrigramLanguage:
         sentence; i may also be the start index. Both results are int64, 0…5.
         """
         named = {"i": i, "j": j, "k": k}
-        indices = np.broadcast_arrays(*(_indices(*item) for item in named.items()))
-        of_i, of_k = self._xi(*(index.reshape(-1) for index in indices))
-        return of_i.reshape(indices[0].shape), of_k.reshape(indices[0].shape)
+        triple = np.broadcast_arrays(*(_integers(*item, 0, _LARGEST) for item in named.items()))
+        of_i, of_k = self._xi(*(index.reshape(-1) for index in triple))
+        return of_i.reshape(triple[0].shape), of_k.reshape(triple[0].shape)
 
     def next_word_probs(self, left2, left1) -> np.ndarray:
         """p(w | left2, left1) for every word w.
@@ -129,7 +124,7 @@ class TrigramLanguage:
         ``(..., V)`` float64; word w is entry w − 1, and the last axis sums to 1.
         """
         left2, left1 = np.broadcast_arrays(
-            self._words("left2", left2, lowest=0), self._words("left1", left1, lowest=0)
+            _integers("left2", left2, 0, self.n_words), _integers("left1", left1, 0, self.n_words)
         )
         if np.any(bad := (left1 == 0) & (left2 != 0)):
             raise ValueError(f"left1 is the start token 0, but left2 is word {left2[bad][0]}")
@@ -139,8 +134,8 @@ class TrigramLanguage:
         def fill(rows: slice) -> None:
             probs[rows] = self._distributions(left2[rows], left1[rows])
 
-        self._prepare()
-        _in_blocks(fill, left1.size, self._block_contexts)
+        self._build_tables()
+        _in_blocks(fill, left1.size, max(1, _WEIGHTS // self.n_words))
         return probs.reshape(*shape, self.n_words)
 
     def log_prob(self, sentences) -> np.ndarray:
@@ -148,7 +143,7 @@ class TrigramLanguage:
 
         ``sentences`` is ``(N, T)``, int, words 1…V; the result is ``(N, T)``, float64.
         """
-        words = self._words("sentences", sentences, lowest=1)
+        words = _integers("sentences", sentences, 1, self.n_words)
         if words.ndim != 2:
             raise ValueError(f"sentences must have 2 axes (N, T), not {words.ndim}")
         log_probs = np.empty(words.shape)
@@ -172,62 +167,51 @@ class TrigramLanguage:
 
         Returns ``(n_sentences, length)``, int64, words 1…V.
         """
-        if n_sentences < 0:
-            raise ValueError(f"n_sentences must be at least 0, not {n_sentences}")
-        if length < 1:
-            raise ValueError(f"length must be at least 1, not {length}")
+        _require_whole("n_sentences", n_sentences, 0)
+        _require_whole("length", length, 1)
         sentences = np.empty((n_sentences, length), dtype=np.int64)
-        streams = _generator(seed).spawn(-(-n_sentences // BLOCK_SENTENCES))
+        streams = _generator(seed).spawn(-(-n_sentences // _SENTENCES))
 
         def fill(rows: slice) -> None:
-            block = self._sample_block(streams[rows.start // BLOCK_SENTENCES], length)
+            block = self._sample_block(streams[rows.start // _SENTENCES], length)
             sentences[rows] = block[: rows.stop - rows.start]
 
-        self._prepare()
-        _in_blocks(fill, n_sentences, BLOCK_SENTENCES)
+        self._build_tables()
+        _in_blocks(fill, n_sentences, _SENTENCES)
         return sentences
 
-    # Weights. From here on left2 may be the start index, as in the appendix.
+    # Weights of trigrams; from here on left2 may be the start index, as in the appendix
 
     def _xi(self, i: np.ndarray, j: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both ξ, from the two halves of one output of the SplitMix64 generator.
+        """Both ξ of each triple: the two halves of one output of the SplitMix64 generator.
 
-        The triple is the output's number, and the language's key is the generator's state (Steele,
-        Lea & Flood, 2014). Arguments are not 0-dimensional and broadcast; (i, j) comes first.
+        The output's number is the triple, and the state the generator starts at is the language's
+        key (Steele, Lea & Flood, 2014). The arguments broadcast, to at least one axis.
         """
         bits = (((i << 2 * _BITS) + (j << _BITS)) + k).view(np.uint64)
-        bits *= np.uint64(0x9E3779B97F4A7C15)
+        bits *= 0x9E3779B97F4A7C15
         bits += self._key
-        bits ^= bits >> np.uint64(30)
-        bits *= np.uint64(0xBF58476D1CE4E5B9)
-        bits ^= bits >> np.uint64(27)
-        bits *= np.uint64(0x94D049BB133111EB)
-        bits ^= bits >> np.uint64(31)
-        of_i = (((bits >> np.uint64(32)) * np.uint64(XI_VALUES)) >> np.uint64(32)).view(np.int64)
-        if self.shared_xi:
-            return of_i, of_i
-        bits &= np.uint64(0xFFFFFFFF)
-        bits *= np.uint64(XI_VALUES)
-        bits >>= np.uint64(32)
-        return of_i, bits.view(np.int64)
+        bits ^= bits >> 30
+        bits *= 0xBF58476D1CE4E5B9
+        bits ^= bits >> 27
+        bits *= 0x94D049BB133111EB
+        bits ^= bits >> 31
+        of_i, of_k = ((half * XI_VALUES) >> 32 for half in (bits >> 32, bits & 0xFFFFFFFF))
+        return of_i.view(np.int64), (of_i if self.shared_xi else of_k).view(np.int64)
 
-    def _differences(self, left2: np.ndarray, left1: np.ndarray, word: np.ndarray):
-        """i − j and k − j, as positions in the tables of powers."""
-        j, k = (left1, word) if self.predicted == "last" else (word, left1)
-        return left2 - j + self._offset, k - j + self._offset
+    def _roles(self, left1: np.ndarray, word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """j and k of the appendix; left2 is always i."""
+        return (left1, word) if self.predicted == "last" else (word, left1)
 
     def _nearness(self, left2: np.ndarray, left1: np.ndarray, word: np.ndarray) -> np.ndarray:
-        """The part of β(i, j) · β(k, j) that has the ξ in it; arguments broadcast."""
-        j, k = (left1, word) if self.predicted == "last" else (word, left1)
+        """The part of β(i, j) · β(k, j) that a ξ is in; arguments broadcast."""
+        j, k = self._roles(left1, word)
         of_i, of_k = self._xi(left2, j, k)
-        to_i, to_k = self._differences(left2, left1, word)
-        nearness = self._near.take(of_i + to_i)
-        nearness *= self._near.take(of_k + to_k)
-        return nearness
+        return self._near.take(left2 - j + of_i) * self._near.take(k - j + of_k)
 
     def _weights(self, left2: np.ndarray, left1: np.ndarray, word: np.ndarray) -> np.ndarray:
         """p(word | left2, left1) up to a factor of the context; arguments broadcast."""
-        return self._nearness(left2, left1, word) * self._next_factor.take(word - 1)
+        return self._nearness(left2, left1, word) * self._of_word.take(word - 1)
 
     def _norms(self, left2: np.ndarray, left1: np.ndarray) -> np.ndarray:
         """Sum of the weights over the vocabulary, ``(C,)`` for ``(C,)`` contexts."""
@@ -237,111 +221,90 @@ class TrigramLanguage:
             weights = self._weights(left2[rows, None], left1[rows, None], self._vocabulary)
             norms[rows] = weights.sum(axis=1)
 
-        _in_blocks(fill, left1.size, self._block_contexts)
+        _in_blocks(fill, left1.size, max(1, _WEIGHTS // self.n_words))
         return norms
 
     def _distributions(self, left2: np.ndarray, left1: np.ndarray) -> np.ndarray:
         """``(C, V)`` normalised distributions for ``(C,)`` contexts, 0 being the start token."""
         probs = np.empty((left1.size, self.n_words))
-        missing = (left2 == 0).astype(int) + (left1 == 0)
-        for position, table in enumerate(self._start_tables):
-            rows = missing == 2 - position
-            probs[rows] = table[left1[rows] - 1 if position else 0]
-        rows = missing <= 2 - len(self._start_tables)
+        position = 2 - (left2 == 0).astype(int) - (left1 == 0)
+        for start, table in enumerate(self._start_tables):
+            probs[position == start] = table[left1[position == start] - 1 if start else 0]
+        rest = position >= len(self._start_tables)
         left2 = np.where(left2 == 0, self._start_index, left2)
-        weights = self._weights(left2[rows, None], left1[rows, None], self._vocabulary)
-        probs[rows] = weights / weights.sum(axis=1, keepdims=True)
+        weights = self._weights(left2[rest, None], left1[rest, None], self._vocabulary)
+        probs[rest] = weights / weights.sum(axis=1, keepdims=True)
         return probs
 
     # The start of a sentence
+
+    def _history(self, words: np.ndarray) -> np.ndarray:
+        """``words`` with the start index before them, where that is a context of the trigrams."""
+        if self.start == "joint":
+            return words
+        return np.pad(words, ((0, 0), (1, 0)), constant_values=self.start)
 
     @cached_property
     def _start_tables(self) -> list[np.ndarray]:
         """Distributions of the words that the trigram rule does not give.
 
-        ``(1, V)`` for the first word and, with the joint's own marginals, ``(V, V)`` for the
-        second given the first.
+        ``(1, V)`` for the first word and, with the joint distribution's own marginals, ``(V, V)``
+        for the second given the first.
         """
         words, n_words = self._vocabulary, self.n_words
         if self.start != "joint":
-            weights = self._left1_factor * self._norms(np.full(n_words, self.start), words)
+            weights = self._of_left1 * self._norms(np.full(n_words, self.start), words)
             return [weights[None] / weights.sum()]
         norms = self._norms(np.repeat(words, n_words), np.tile(words, n_words))
-        pairs = np.outer(self._left2_factor, self._left1_factor) * norms.reshape(n_words, n_words)
-        return [pairs.sum(axis=1)[None] / pairs.sum(), pairs / pairs.sum(axis=1, keepdims=True)]
-
-    def _history(self, words: np.ndarray) -> np.ndarray:
-        """``words`` with the start index before them, where the trigram rule takes it."""
-        if self.start == "joint":
-            return words
-        return np.pad(words, ((0, 0), (1, 0)), constant_values=self.start)
+        pairs = np.outer(self._of_left2, self._of_left1) * norms.reshape(n_words, n_words)
+        first = pairs.sum(axis=1)
+        return [first[None] / first.sum(), pairs / first[:, None]]
 
     # Sampling
 
     def _sample_block(self, stream: np.random.Generator, length: int) -> np.ndarray:
-        """``BLOCK_SENTENCES`` sentences from one stream: ``(BLOCK_SENTENCES, length)``."""
-        words = np.empty((BLOCK_SENTENCES, length), dtype=np.int64)
+        """All sentences of one stream, ``(_SENTENCES, length)``."""
+        words = np.empty((_SENTENCES, length), dtype=np.int64)
         for position, sampler in enumerate(self._start_samplers[:length]):
-            rows = words[:, 0] - 1 if position else np.zeros(BLOCK_SENTENCES, dtype=np.int64)
-            words[:, position] = sampler.draw(rows, stream.random(BLOCK_SENTENCES)) + 1
+            rows = words[:, 0] - 1 if position else np.zeros(_SENTENCES, dtype=np.int64)
+            words[:, position] = sampler.draw(rows, stream.random(_SENTENCES)) + 1
         history = self._history(words)
         end = history.shape[1]
-        at = np.full(BLOCK_SENTENCES, 2)
-        open_rows = np.flatnonzero(at < end)
-        while open_rows.size:
-            # Draws for finished sentences too: a sentence then depends on no other, nor on length.
-            proposing, deciding = stream.random((2, BLOCK_SENTENCES))[:, open_rows]
-            here = at[open_rows]
-            left2, left1 = history[open_rows, here - 2], history[open_rows, here - 1]
+        at = np.full(_SENTENCES, 2)
+        active = np.flatnonzero(at < end)
+        while active.size:
+            # Draws for finished sentences too: no sentence then depends on another, or on length.
+            proposing, deciding = stream.random((2, _SENTENCES))[:, active]
+            here = at[active]
+            left2, left1 = history[active, here - 2], history[active, here - 1]
             word = self._envelope.draw(left1 - 1, proposing) + 1
-            accepted = deciding * self._bound(left2, left1, word) < self._nearness(
-                left2, left1, word
-            )
-            history[open_rows, here] = word
-            at[open_rows] = here + accepted
-            open_rows = open_rows[here + accepted < end]
+            bound = self._bound(left2, left1, word)
+            accepted = deciding * bound < self._nearness(left2, left1, word)
+            history[active, here] = word  # a rejected word is overwritten by the next proposal
+            at[active] += accepted
+            active = active[here + accepted < end]
         return history[:, end - length :]
 
     def _bound(self, left2: np.ndarray, left1: np.ndarray, word: np.ndarray) -> np.ndarray:
-        """Upper bound of :meth:`_nearness` that differs from the envelope by the context alone."""
-        to_i, to_k = self._differences(left2, left1, word)
-        bound = self._nearest.take(to_k)
-        # Where i − j depends on the word, the envelope holds no such factor, and 1 bounds it.
-        return bound * self._nearest.take(to_i) if self.predicted == "last" else bound
+        """Maximum of :meth:`_nearness` over ξ, up to what the envelope leaves out."""
+        j, k = self._roles(left1, word)
+        of_k = self._nearest.take(k - j)
+        # With j predicted, |i − j| changes with the proposed word; 1 bounds its power for all.
+        return self._nearest.take(left2 - j) * of_k if self.predicted == "last" else of_k
 
     @cached_property
     def _envelope(self) -> "_InverseCdf":
-        """Proposals for the next word given left1: the weights with the most favourable ξ."""
-        left1, word = self._vocabulary[:, None], self._vocabulary
-        _, to_k = self._differences(left1, left1, word)
-        return _InverseCdf(self._nearest.take(to_k) * self._next_factor)
+        """Proposals for a word given left1: its weight if β(k, j) had its most favourable ξ."""
+        j, k = self._roles(self._vocabulary[:, None], self._vocabulary)
+        return _InverseCdf(self._nearest.take(k - j) * self._of_word)
 
     @cached_property
     def _start_samplers(self) -> list["_InverseCdf"]:
         return [_InverseCdf(table) for table in self._start_tables]
 
-    # Parts
-
-    def _prepare(self) -> None:
-        """Build the tables before threads share them."""
+    def _build_tables(self) -> None:
+        """Build what is kept before threads share it."""
         _ = self._start_samplers, self._envelope
-
-    @property
-    def _block_contexts(self) -> int:
-        return max(1, BLOCK_WEIGHTS // self.n_words)
-
-    @property
-    def _start_index(self) -> int:
-        return 0 if self.start == "joint" else self.start
-
-    def _words(self, name: str, values, lowest: int) -> np.ndarray:
-        """``values`` as int64, each a word of the language or, from ``lowest`` 0, the start."""
-        words = _indices(name, values)
-        if np.any(bad := (words < lowest) | (words > self.n_words)):
-            raise ValueError(
-                f"{name} holds {words[bad][0]}, but words are numbered {lowest} to {self.n_words}"
-            )
-        return words
 
 
 class _InverseCdf:
@@ -356,21 +319,29 @@ class _InverseCdf:
         self._cdf = cdf.reshape(-1)
 
     def draw(self, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """A column index for each row number in ``rows``, from draws in [0, 1)."""
+        """A column number for each row number in ``rows``, from draws in [0, 1)."""
         columns = self._cdf.searchsorted(rows + uniform, side="right") - rows * self._columns
         return np.minimum(columns, self._columns - 1)  # rows + uniform may round up to rows + 1
 
 
-def _indices(name: str, values) -> np.ndarray:
+def _require_whole(name: str, value, lowest: int, highest: int | None = None) -> None:
+    if not isinstance(value, Integral) or value < lowest or (highest and value > highest):
+        limits = f"from {lowest} to {highest}" if highest else f"of at least {lowest}"
+        raise ValueError(f"{name} must be a whole number {limits}, not {value!r}")
+
+
+def _integers(name: str, values, lowest: int, highest: int) -> np.ndarray:
     array = np.asarray(values)
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name} must hold integers, not {array.dtype}")
+    if np.any(bad := (array < lowest) | (array > highest)):
+        raise ValueError(f"{name} holds {array[bad][0]}, which is not from {lowest} to {highest}")
     return array.astype(np.int64)
 
 
 def _generator(seed) -> np.random.Generator:
     if seed is None:
-        raise ValueError("seed must be given, so that the result can be had again")
+        raise ValueError("seed must not be None: results must be repeatable")
     try:
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
@@ -378,11 +349,7 @@ def _generator(seed) -> np.random.Generator:
 
 
 def _in_blocks(fill: Callable[[slice], None], size: int, block: int) -> None:
-    """``fill`` each slice of at most ``block`` of ``size`` rows, in threads.
-
-    NumPy lets other threads run while it computes, and the slices do not depend on their number.
-    """
+    """Call ``fill`` for slices of ``block`` rows, in threads: NumPy computes without the lock."""
     slices = [slice(start, min(start + block, size)) for start in range(0, size, block)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(fill, slices):
-            pass
+        list(pool.map(fill, slices))
