@@ -1,0 +1,111 @@
+"""Which notebook needs what. `./run_all.sh` calls this; so can you, also on a cluster:
+
+    .venv/bin/snakemake --cores all --config profile=quick
+    .venv/bin/snakemake --profile workflow/slurm --config profile=paper     (see docs/cluster.md)
+
+A part is done when its mark lies in runs/workflow/<profile>/. The results in figures/ alone would
+not tell: they are committed, so a fresh clone has them without having run anything.
+"""
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+import paperlib
+from paperlib import launch, notebooks, paths, settings
+from snakemake.logging import logger
+
+
+PROFILE = config.get("profile", "quick")
+SEEDS = config.get("seeds")  # None: as many as the profile says
+SUPERVISED = "supervised" in config  # by `python -m paperlib run`
+NUMBER_OF_SEEDS = settings.load(PROFILE, seeds=SEEDS).synthetic.seeds
+CORES = workflow.cores or 1
+
+
+def local(path):
+    """Paths inside the project are relative to it, where Snakemake works."""
+    return str(path.relative_to(paths.PROJECT))
+
+
+MARKS = local(launch.state(PROFILE))
+REPORT = f"{MARKS}/failure.txt"
+
+# A change of these redoes everything, in seconds where the trainings stay the same. What only
+# starts and watches is left out.
+STARTERS = {"__main__.py", "cli.py", "launch.py", "notebooks.py"}
+SOURCES = [str(paths.PROFILES / f"{PROFILE}.toml")] + sorted(
+    str(path) for path in Path(paperlib.__file__).parent.rglob("*.py") if path.name not in STARTERS
+)
+
+
+def seeds_of(notebook):
+    """The trained seeds that a notebook reads."""
+    count = {"none": 0, "first": 1, "all": NUMBER_OF_SEEDS}[notebook.trained]
+    return [f"{MARKS}/synthetic_seed{seed}.json" for seed in range(count)]
+
+
+def job(arguments, title):
+    """A shell command that leaves a report if it fails, even if it is killed."""
+    program = f"{shlex.quote(sys.executable)} -m paperlib"
+    otherwise = f"{program} failed {shlex.quote(title)} --code $? --report {shlex.quote(REPORT)}"
+    return f"{program} {arguments} --report {shlex.quote(REPORT)} || {otherwise}"
+
+
+if SUPERVISED:
+    # Only what went wrong is worth a line, and not even that where a job said it better.
+    logger.addFilter(lambda record: record.levelno >= logging.ERROR and not Path(REPORT).exists())
+
+
+onstart:
+    Path(REPORT).unlink(missing_ok=True)
+
+
+onerror:
+    if not SUPERVISED and Path(REPORT).exists():
+        print(Path(REPORT).read_text(encoding="utf-8"), file=sys.stderr)
+
+
+rule all:
+    input:
+        [f"{MARKS}/{name}.done" for name in notebooks.declared()],
+
+
+rule synthetic_seed:
+    input:
+        SOURCES,
+    output:
+        MARKS + "/synthetic_seed{seed}.json",
+    # One seed gets all cores; several share them.
+    threads: max(1, CORES // min(CORES, NUMBER_OF_SEEDS))
+    resources:
+        gpu_jobs=1,  # how many may share a GPU is limited with --resources gpu_jobs=N
+    priority: 85  # before the first notebook that needs it
+    shell:
+        job(
+            "synthetic --profile {PROFILE} --seed {wildcards.seed} --output {output:q}",
+            "The training of section 3, seed {wildcards.seed},",
+        )
+
+
+for position, notebook in enumerate(notebooks.declared().values()):
+
+    rule:
+        name:
+            notebook.name
+        input:
+            SOURCES,
+            local(notebook.source),
+            seeds_of(notebook),
+            [f"{MARKS}/{name}.done" for name in notebook.needs],
+        output:
+            touch(f"{MARKS}/{notebook.name}.done"),
+            # "update": results that are there stay until new ones are, and if the notebook fails.
+            update([local(path) for path in notebook.products(PROFILE)]),
+            update(local(notebook.executed(PROFILE))),
+        params:
+            seeds=f"--seeds {SEEDS}" if SEEDS else "",
+        priority: 100 - 10 * position  # in their order
+        shell:
+            job("notebook {rule} --profile {PROFILE} {params.seeds}", "Notebook {rule}")

@@ -1,0 +1,5 @@
+"""``python -m paperlib``."""
+
+from paperlib.cli import main
+
+raise SystemExit(main())

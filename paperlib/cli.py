@@ -1,0 +1,186 @@
+"""The command line: ``python -m paperlib``.
+
+Heavy modules are imported by the commands that need them, so that ``--help`` and the list of
+notebooks are there at once, and the list even before anything is installed.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from paperlib import notebooks
+from paperlib.notebooks import NotebookError, UsageError
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; 2 where the user has to change something."""
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    # A scheduler's way to end a job is an interruption too: results are put back in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return command(**options)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def run(**options) -> int:
+    """Run the notebooks of a profile, in order; what is done and unchanged is not done again."""
+    from paperlib import launch
+
+    _profile(options["profile"] or "quick", options["seeds"])
+    try:
+        return launch.launch(**options)
+    except launch.LaunchError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def notebook(name: str, profile: str, seeds: int | None, report: Path | None) -> int:
+    """Execute one notebook with papermill."""
+    _profile(profile, seeds)
+    try:
+        notebooks.run(notebooks.find(name), profile, seeds)
+    except NotebookError as error:
+        if error.traceback:
+            print(error.traceback, file=sys.stderr)
+        return _fail(str(error), report)
+    return 0
+
+
+def synthetic(profile: str, seed: int, output: Path, report: Path | None) -> int:
+    """Train all models of section 3 for one seed, and write what they come to as JSON."""
+    loaded = _profile(profile, None)
+    from paperlib.synthetic import run_seed
+
+    print(f"Section 3, seed {seed}: what is trained already is found again.", file=sys.stderr)
+    try:
+        result = run_seed(loaded, seed)
+    except Exception as error:
+        traceback.print_exc()
+        what = f"The training of section 3, seed {seed}, failed."
+        return _fail(f"{what}\n{type(error).__name__}: {error}", report)
+    _write(output, json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def failed(what: str, code: int, report: Path) -> int:
+    """Leave a report on a job that ended with ``code`` unless it left one or was interrupted."""
+    if not report.exists() and code not in (INTERRUPTED, 128 + signal.SIGTERM):
+        end = f"ended with exit code {code}"
+        if code > 128:
+            end = f"was ended by signal {code - 128}"
+        if code == 128 + signal.SIGKILL:
+            end += "; most often the memory ran out"
+        _fail(f"{what} {end}.", report)
+    return 1
+
+
+def check_proposition1() -> int:
+    """Verify Proposition 1 and its expansions; exit code 1 if a statement does not hold."""
+    from paperlib import proposition1
+
+    text, holds = proposition1.report()
+    print(text)
+    return 0 if holds else 1
+
+
+def profiles() -> int:
+    """List the profiles."""
+    from paperlib import settings
+
+    for name in settings.names():
+        print(f"{name:<8} {settings.load(name).summary}")
+    return 0
+
+
+def list_notebooks() -> int:
+    """List the notebooks in their order, and what each makes."""
+    for entry in notebooks.declared().values():
+        print(f"{entry.name:<24}{entry.title()}")
+        for kind in ("tables", "figures", "files"):
+            if names := getattr(entry, kind):
+                print(f"{'':<24}{kind}: {', '.join(names)}")
+    return 0
+
+
+def _profile(name: str, seeds: int | None):
+    from paperlib import settings
+
+    try:
+        return settings.load(name, seeds=seeds)
+    except settings.SettingsError as error:
+        raise UsageError(f"{error}.") from None
+
+
+def _fail(message: str, report: Path | None) -> int:
+    """Put ``message`` into the file ``report``, for whoever waits for it, or on the screen."""
+    if report:
+        _write(report, message + "\n")
+    else:
+        print(message, file=sys.stderr)
+    return 1
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m paperlib", description="Parts of the job.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command) -> argparse.ArgumentParser:
+        summary = command.__doc__.splitlines()[0]
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=command)
+        return sub
+
+    def for_profile(sub: argparse.ArgumentParser, **options) -> None:
+        sub.add_argument("--profile", metavar="NAME", **options)
+
+    def reporting(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--report", type=Path, metavar="PATH", help="file for the last words after a failure"
+        )
+
+    sub = add("run", run)
+    for_profile(sub, help="medium with a CUDA GPU, quick without, unless given")
+    sub.add_argument("--only", metavar="03", help="one notebook and what it depends on")
+    sub.add_argument("--seeds", type=int, metavar="N", help="seeds of section 3")
+    sub.add_argument("--cores", type=int, metavar="N", help="processor cores (default: all)")
+    sub.add_argument("--force", action="store_true", help="run notebooks that are up to date too")
+
+    sub = add("notebook", notebook)
+    sub.add_argument("name", help="its name or number")
+    for_profile(sub, required=True)
+    sub.add_argument("--seeds", type=int, metavar="N")
+    reporting(sub)
+
+    sub = add("synthetic", synthetic)
+    for_profile(sub, required=True)
+    sub.add_argument("--seed", type=int, required=True, metavar="K")
+    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    reporting(sub)
+
+    sub = add("failed", failed)
+    sub.add_argument("what", help="which job, as the start of a sentence")
+    sub.add_argument("--code", type=int, required=True)
+    sub.add_argument("--report", type=Path, required=True, metavar="PATH")
+
+    add("check-proposition1", check_proposition1)
+    add("profiles", profiles)
+    add("notebooks", list_notebooks)
+    return parser

@@ -1,0 +1,84 @@
+"""What all tests share: nothing they do touches the user's own ``runs/`` or ``figures/``."""
+
+import json
+import os
+from pathlib import Path
+
+# Before torch is imported: workers side by side, each with all cores, would slow each other down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def runs_folder(tmp_path_factory):
+    """One folder of trainings for the session, shared by all of its worker processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAPERLIB_RUNS", str(folder))
+        yield folder
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the longest tests, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+class FakeProject:
+    """A project of throw-away notebooks, for tests of what runs them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "notebooks").mkdir(parents=True)
+        (folder / "workflow").mkdir()
+
+    def declare(self, table: str) -> None:
+        """Write ``workflow/notebooks.toml``."""
+        (self.folder / "workflow/notebooks.toml").write_text(table, encoding="utf-8")
+
+    def notebook(self, name: str, *cells: str) -> None:
+        """Write a notebook of these code cells after its title and parameters."""
+        markdown = {"cell_type": "markdown", "metadata": {}, "source": f"# Title of {name}\n"}
+        parameters = {"tags": ["parameters"]}
+        code = [('profile = "quick"\nseeds = None', parameters), *((cell, {}) for cell in cells)]
+        content = {
+            "cells": [
+                markdown | {"id": "title"},
+                *(
+                    {
+                        "cell_type": "code",
+                        "execution_count": None,
+                        "id": f"cell{number}",
+                        "metadata": metadata,
+                        "outputs": [],
+                        "source": source,
+                    }
+                    for number, (source, metadata) in enumerate(code)
+                ),
+            ],
+            "metadata": {"kernelspec": {"name": "paperlib", "display_name": "paperlib"}},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+        path = self.folder / "notebooks" / f"{name}.ipynb"
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+
+WRITE = """from paperlib import paths
+folder = paths.figures(profile)
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "{name}").write_text("{text}")"""
+
+
+def write_cell(name: str, text: str = "new") -> str:
+    """Source of a cell that writes ``text`` to the result ``name``."""
+    return WRITE.format(name=name, text=text)
+
+
+@pytest.fixture
+def fake_project(tmp_path) -> FakeProject:
+    """An empty project in a folder whose name has a space."""
+    return FakeProject(tmp_path / "a project")
