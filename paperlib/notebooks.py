@@ -147,6 +147,7 @@ def _execute(notebook: Notebook, attempt: Path, parameters: dict) -> None:
             attempt,
             parameters,
             kernel_name="python3",
+            language="python",
             cwd=paths.NOTEBOOKS,
             progress_bar={"desc": notebook.name, "dynamic_ncols": True},
             record_timing=False,

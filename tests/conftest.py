@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 # Before torch is imported: workers side by side, each with all cores, would slow each other down.
@@ -82,3 +84,12 @@ def write_cell(name: str, text: str = "new") -> str:
 def fake_project(tmp_path) -> FakeProject:
     """An empty project in a folder whose name has a space."""
     return FakeProject(tmp_path / "a project")
+
+
+def launch_job(project: Path, *options: str, background: bool = False):
+    """``python -m paperlib run`` in ``project``: its result, or its process in the background."""
+    command = [sys.executable, "-m", "paperlib", "run", *options]
+    environment = os.environ | {"PAPERLIB_PROJECT": str(project)}
+    if background:
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)

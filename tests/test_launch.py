@@ -1,0 +1,205 @@
+"""The main job with throw-away notebooks: going on, failing, being stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import launch_job, write_cell
+
+TABLE = """
+[00_first]
+files = ["first.txt"]
+[01_second]
+files = ["second.txt"]
+[99_last]
+needs = ["*"]
+"""
+SLEEP = "import time; time.sleep(120)"
+
+
+@pytest.fixture
+def project(fake_project):
+    """Three notebooks that run through, and a result of the second from before."""
+    fake_project.declare(TABLE)
+    fake_project.notebook("00_first", write_cell("first.txt"))
+    fake_project.notebook("01_second", write_cell("second.txt"))
+    fake_project.notebook("99_last", "print('end')")
+    fake_project.figures = fake_project.folder / "figures/smoke"
+    fake_project.figures.mkdir(parents=True)
+    (fake_project.figures / "second.txt").write_text("committed", encoding="utf-8")
+    return fake_project
+
+
+def result(project, name: str) -> str:
+    """Text of a result."""
+    return (project.figures / name).read_text(encoding="utf-8")
+
+
+def executed_at(project, name: str) -> int:
+    """When the executed copy of a notebook was written."""
+    return (project.figures / "notebooks" / f"{name}.ipynb").stat().st_mtime_ns
+
+
+def launch(project, *options: str) -> subprocess.CompletedProcess:
+    """The main job in profile ``smoke``, on two cores."""
+    return launch_job(project.folder, "--profile", "smoke", "--cores", "2", *options)
+
+
+def test_committed_results_do_not_stand_for_a_run(project):
+    (project.figures / "first.txt").write_text("committed", encoding="utf-8")
+    first = launch(project)
+    assert first.returncode == 0, first.stderr
+    assert "Profile smoke (as asked)" in first.stderr
+    assert f"  {project.figures}/notebooks/  " in first.stderr
+    assert (result(project, "first.txt"), result(project, "second.txt")) == ("new", "new")
+
+    # A fresh clone: the results, without the workflow's memory of them.
+    shutil.rmtree(project.folder / "runs")
+    shutil.rmtree(project.folder / ".snakemake")
+    before = executed_at(project, "00_first")
+    assert launch(project).returncode == 0
+    assert executed_at(project, "00_first") > before
+
+    # A result that is gone is made again, and nothing else.
+    before = [executed_at(project, name) for name in ("00_first", "01_second")]
+    (project.figures / "second.txt").unlink()
+    assert launch(project, "--only", "01").returncode == 0
+    assert result(project, "second.txt") == "new"
+    after = [executed_at(project, name) for name in ("00_first", "01_second")]
+    assert after[0] == before[0]
+    assert after[1] > before[1]
+
+    again = launch(project, "--only", "01")
+    assert "Nothing to do" in again.stderr
+    assert executed_at(project, "01_second") == after[1]
+    assert "Done in" in launch(project, "--only", "01", "--force").stderr
+    assert executed_at(project, "01_second") > after[1]
+    assert executed_at(project, "00_first") == after[0]
+
+
+def test_failure_then_going_on(project):
+    project.notebook("01_second", write_cell("second.txt"), "a = 1\nraise ValueError('no luck')")
+    failed = launch(project)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-4:] == [
+        "Notebook 01_second failed in cell In [4]:",
+        "    a = 1",
+        "    raise ValueError('no luck')",
+        "ValueError: no luck",
+    ]
+    assert result(project, "second.txt") == "committed"
+    assert result(project, "first.txt") == "new"
+    assert (project.folder / "runs/failed/smoke/01_second.ipynb").is_file()
+
+    before = executed_at(project, "00_first")
+    project.notebook("01_second", write_cell("second.txt"))
+    assert launch(project).returncode == 0
+    assert executed_at(project, "00_first") == before
+    assert result(project, "second.txt") == "new"
+
+
+def test_killed_kernel_ends_it_within_seconds_whatever_else_runs(project):
+    project.notebook("00_first", write_cell("first.txt"), SLEEP)
+    project.notebook("01_second", "import os, time\ntime.sleep(3)\nos.kill(os.getpid(), 9)")
+    started = time.monotonic()
+    failed = launch(project)
+    assert time.monotonic() - started < 60
+    assert failed.returncode == 1
+    last = failed.stderr.splitlines()[-5:]
+    assert last[0] == "Notebook 01_second failed in cell In [3]:"
+    assert last[-1].startswith("DeadKernelError: Kernel died")
+    assert not (project.figures / "first.txt").exists()
+
+
+def start(project, *options: str) -> subprocess.Popen:
+    """The main job, left running once its first notebook sleeps."""
+    project.notebook("00_first", write_cell("first.txt"), SLEEP)
+    process = launch_job(project.folder, "--profile", "smoke", *options, background=True)
+    wait_for(project.figures / "first.txt")
+    return process
+
+
+def wait_for(path) -> None:
+    """Until a file appears."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
+def test_interruption(project, interruption):
+    process = start(project, "--cores", "1")
+    second = launch(project)
+    assert second.returncode == 1
+    assert f"Another start (process {process.pid}) is at work" in second.stderr
+    process.send_signal(interruption)
+    _, output = process.communicate(timeout=40)
+    assert process.returncode == 130
+    last = output.splitlines()[-1]
+    assert last == "Interrupted. What is finished stays; the next start goes on from there."
+    assert not (project.figures / "first.txt").exists()
+
+
+def test_killed_start_does_not_block_the_next(project):
+    process = start(project, "--cores", "1")
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    project.notebook("00_first", write_cell("first.txt", "again"))
+    assert launch(project, "--only", "00").returncode == 0
+    assert result(project, "first.txt") == "again"
+
+
+def paperlib(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """``python -m paperlib``."""
+    command = [sys.executable, "-m", "paperlib", *arguments]
+    variables = os.environ | environment
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+
+
+def test_job_that_was_killed_leaves_a_report(tmp_path):
+    report = tmp_path / "state/failure.txt"
+    arguments = ("failed", "The training of seed 0", "--report", str(report), "--code")
+    for code, text in [
+        ("130", None),
+        ("137", "The training of seed 0 was ended by signal 9; most often the memory ran out.\n"),
+        ("3", "The training of seed 0 was ended by signal 9; most often the memory ran out.\n"),
+    ]:
+        assert paperlib(*arguments, code).returncode == 1
+        assert (report.read_text(encoding="utf-8") if report.exists() else None) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--profile", "huge"), "there is no profile 'huge'; choose one of"),
+        (("run", "--profile", "smoke", "--seeds", "0"), "the number of seeds must be at least 1"),
+        (("run", "--profile", "smoke", "--only", "77"), "There is no notebook '77'; choose one of"),
+        (("notebook", "77", "--profile", "smoke"), "There is no notebook '77'; choose one of"),
+    ],
+)
+def test_wrong_arguments_get_one_sentence(arguments, message):
+    failed = paperlib(*arguments)
+    assert failed.returncode == 2
+    assert message in failed.stderr
+    assert failed.stderr.count("\n") == 1
+
+
+def test_training_that_fails_leaves_a_report(tmp_path):
+    report, output = tmp_path / "failure.txt", tmp_path / "seed.json"
+    arguments = ("--seed", "-1", "--output", str(output), "--report", str(report))
+    assert paperlib("synthetic", "--profile", "smoke", *arguments).returncode == 1
+    first, second = report.read_text(encoding="utf-8").splitlines()
+    assert first == "The training of section 3, seed -1, failed."
+    assert second.startswith("ValueError: ")
+    assert not output.exists()
+
+
+def test_lists():
+    assert "smoke" in paperlib("profiles").stdout
+    assert "03_table_1" in paperlib("notebooks").stdout

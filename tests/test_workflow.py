@@ -1,0 +1,114 @@
+"""The workflow: which jobs there are, and every notebook headless in profile ``smoke``."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from conftest import CHECKOUT, launch_job
+
+from paperlib import notebooks, settings
+
+NAMES = list(notebooks.declared())
+
+
+def jobs(*options: str, **environment: str) -> dict[str, int]:
+    """Rules and numbers of jobs that a dry run in a fresh project lists."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *options]
+    output = subprocess.run(
+        [*command, "--snakefile", CHECKOUT / "Snakefile"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    table = re.search(r"count\n[- ]+\n(.*?)\n\n", output.stdout + output.stderr, re.DOTALL)
+    rows = (row.split() for row in table.group(1).splitlines())
+    return {name: int(count) for name, count in rows if name not in ("all", "total")}
+
+
+@pytest.fixture
+def fresh_project(tmp_path):
+    """A project of the real notebooks without any results; not the user's."""
+    for name in ("notebooks", "workflow"):
+        (tmp_path / name).symlink_to(CHECKOUT / name)
+    return tmp_path
+
+
+@pytest.fixture
+def dry_run(fresh_project):
+    """Jobs of a dry run there."""
+
+    def run(*options: str) -> dict[str, int]:
+        where = ("--directory", str(fresh_project))
+        return jobs(*options, *where, PAPERLIB_PROJECT=str(fresh_project))
+
+    return run
+
+
+def test_everything(dry_run):
+    assert dry_run("--cores", "2", "--config", "profile=smoke") == {
+        **dict.fromkeys(NAMES, 1),
+        "synthetic_seed": settings.load("smoke").synthetic.seeds,
+    }
+
+
+def test_one_notebook_brings_what_it_needs(dry_run):
+    options = ("--cores", "2", "--config", "profile=smoke", "seeds=3")
+    assert dry_run("03_table_1", *options) == {"03_table_1": 1, "synthetic_seed": 3}
+    assert dry_run("02_language_model", *options) == {"02_language_model": 1, "synthetic_seed": 1}
+    assert dry_run("00_start_here", *options) == {"00_start_here": 1}
+    assert dry_run("99_report", *options) == {**dict.fromkeys(NAMES, 1), "synthetic_seed": 3}
+
+
+def test_slurm_executor_lists_the_jobs(dry_run):
+    profile = str(CHECKOUT / "workflow/slurm")
+    assert dry_run("--profile", profile, "--config", "profile=paper") == {
+        **dict.fromkeys(NAMES, 1),
+        "synthetic_seed": settings.load("paper").synthetic.seeds,
+    }
+
+
+def test_slurm_gives_a_gpu_to_all_that_loads_trainings():
+    text = (CHECKOUT / "workflow/slurm/config.yaml").read_text(encoding="utf-8")
+    with_gpu = set(re.findall(r"^  (\w+):\n    gpu: 1$", text, re.MULTILINE))
+    table = notebooks.declared()
+    trained = {name for name, notebook in table.items() if notebook.trained != "none"}
+    assert with_gpu == {"synthetic_seed", "99_report"} | trained
+
+
+def test_table_lists_the_notebooks_there_are():
+    assert sorted(path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb")) == NAMES
+    makes = [file for notebook in notebooks.declared().values() for file in notebook.makes]
+    assert len(makes) == len(set(makes))
+
+
+@pytest.mark.slow
+def test_every_notebook_headless(fresh_project, runs_folder):
+    # One core: the other tests run beside this one.
+    options = ("--profile", "smoke", "--cores", "1")
+    result = launch_job(fresh_project, *options)
+    assert result.returncode == 0, result.stderr
+    figures = fresh_project / "figures/smoke"
+    made = {str(path.relative_to(figures)) for path in figures.rglob("*") if path.is_file()}
+    declared = {file for notebook in notebooks.declared().values() for file in notebook.makes}
+    assert made == declared | {f"notebooks/{name}.ipynb" for name in NAMES}
+    for name in NAMES:
+        text = (figures / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        cells = json.loads(text)["cells"]
+        assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code")
+        for folder in (fresh_project, CHECKOUT, runs_folder):
+            assert str(folder) not in text
+
+    again = launch_job(fresh_project, *options)
+    assert again.returncode == 0
+    assert "Nothing to do" in again.stderr
+
+
+def test_slow_marker_is_declared():
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    markers = project["tool"]["pytest"]["ini_options"]["markers"]
+    assert any(marker.startswith("slow:") for marker in markers)
