@@ -1,0 +1,75 @@
+"""Profiles: all valid, and a user's typing error is one clear sentence."""
+
+import pytest
+
+from paperlib import paths
+from paperlib.settings import SettingsError, load, names
+
+
+def test_the_profiles_of_the_contract_are_there():
+    assert names() == ["medium", "paper", "quick", "smoke"]
+
+
+@pytest.mark.parametrize("name", ["medium", "paper", "quick", "smoke"])
+def test_every_profile_is_valid_and_bears_its_name(name):
+    profile = load(name)
+    assert profile.name == name
+    assert profile.summary
+
+
+@pytest.mark.parametrize("name", ["medium", "paper"])
+def test_the_papers_sizes(name):
+    synthetic = load(name).synthetic
+    assert synthetic.language.n_words == 1000
+    assert synthetic.language.gamma == 0.75
+    assert synthetic.sentences.model_dump() == {
+        "train": 80_000,
+        "valid": 10_000,
+        "test": 10_000,
+        "length": 10,
+    }
+    assert (synthetic.model.hidden, synthetic.model.embedding, synthetic.model.layers) == (
+        256,
+        256,
+        2,
+    )
+    assert synthetic.language_model.batch_size == 1024
+    assert synthetic.language_model.learning_rate == synthetic.language_model.clip == 1.0
+
+
+def test_seeds_are_overridden():
+    assert load("smoke", seeds=7).synthetic.seeds == 7
+
+
+def changed(tmp_path, old, new):
+    path = tmp_path / "own.toml"
+    text = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("n_words = 60", "n_word = 60", r"own\.toml: synthetic\.language\.n_word: Extra inputs"),
+        ("n_words = 60", "n_words = 0", r"synthetic\.language\.n_words: .*greater than or equal"),
+        ("n_words = 60", 'n_words = "many"', r"n_words: Input should be a valid integer"),
+        ("n_words = 60", "n_words = 12", r"classes name 15 words but language\.n_words is 12"),
+        ("n_words = 60", "n_words = ", r"own\.toml is not valid TOML"),
+        ('loss = "cross_entropy"', 'loss = "ce"', r"synthetic\.curves\.1\.loss: Input should be"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, old, new, message):
+    with pytest.raises(SettingsError, match=message):
+        load(changed(tmp_path, old, new))
+
+
+def test_an_unknown_profile_is_told_the_choice():
+    with pytest.raises(SettingsError, match="no profile 'huge'; choose one of medium, paper"):
+        load("huge")
+
+
+def test_seeds_below_one_are_refused():
+    with pytest.raises(SettingsError, match="at least 1, not 0"):
+        load("smoke", seeds=0)

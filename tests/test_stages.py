@@ -1,0 +1,111 @@
+"""Stages: done once, resumed, found again, never shared by two different settings."""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from paperlib import stages, training
+from paperlib.checkpoints import CheckpointError
+from paperlib.models import LSTM
+from paperlib.settings import Model, Training
+from paperlib.tasks import LanguageModelTask, Split
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def new_model():
+    return LSTM(7, Model(embedding=4, hidden=4), torch.Generator().manual_seed(0))
+
+
+def train(settings, key=None, interrupt_after=None):
+    sentences = torch.randint(7, (40, 5), generator=torch.Generator().manual_seed(1))
+    made = []
+
+    def make_task(model):
+        made.append(model)
+        task = LanguageModelTask("t", model, Split(sentences[:30], sentences[30:]), seed=0)
+        if interrupt_after is not None:
+            batches = iter(range(interrupt_after))
+            real = task.loss
+            task.loss = lambda batch: real(batch) if next(batches, None) is not None else 1 / 0
+        return task
+
+    return stages.train("test", key or {"seed": 0}, settings, new_model(), make_task), made
+
+
+SETTINGS = Training(batch_size=10, max_epochs=2)
+
+
+def test_a_finished_stage_is_found_again_without_its_task():
+    first, made = train(SETTINGS)
+    assert len(made) == 1
+    second, made = train(SETTINGS)
+    assert made == []
+    assert second.history == first.history
+    for mine, theirs in zip(second.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert not (first.folder / "checkpoint.pt").exists()
+
+
+def test_whatever_differs_gets_its_own_folder():
+    folders = {
+        train(settings, key)[0].folder
+        for settings in (SETTINGS, SETTINGS.model_copy(update={"learning_rate": 0.5}))
+        for key in ({"seed": 0}, {"seed": 1})
+    }
+    assert len(folders) == 4
+
+
+def test_an_interrupted_stage_goes_on_to_the_same_result(monkeypatch, tmp_path):
+    whole, _ = train(SETTINGS)
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "interrupted"))
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
+    with pytest.raises(ZeroDivisionError):
+        train(SETTINGS, interrupt_after=4)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", 60.0)
+    resumed, made = train(SETTINGS)
+    assert len(made) == 1
+    assert resumed.history == whole.history
+
+
+def test_data_enter_a_key_by_what_they_are():
+    words = np.arange(6).reshape(2, 3)
+    assert stages.checksum(words) == stages.checksum(np.asfortranarray(words))
+    assert stages.checksum(words) == stages.checksum(words.astype(">i8"))
+    assert stages.checksum(words) != stages.checksum(words + 1)
+
+
+def test_damaged_weights_are_named():
+    trained, _ = train(SETTINGS)
+    (trained.folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read .* delete"):
+        train(SETTINGS)
+
+
+def count_in(folder):
+    os.environ["PAPERLIB_RUNS"] = str(folder)
+
+    def compute(stage):
+        with (stage / "log").open("a") as log:
+            log.write("computed\n")
+
+    stages.once("count", {"key": 1}, compute)
+
+
+def test_two_processes_compute_a_stage_once(runs):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=count_in, args=(runs,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert all(process.exitcode == 0 for process in processes)
+    folder = stages.folder_of("count", {"key": 1})
+    assert (folder / "log").read_text() == "computed\n"

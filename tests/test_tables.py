@@ -1,0 +1,52 @@
+"""Table 1 as files: the contract's columns, twins, and the comparison with the paper."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from paperlib.reporting import paper, tables
+
+COLUMNS = ["test_ppl", "freq_ppl", "rare_ppl", "ratio", "diff_mean", "diff_std"]
+
+
+def seed_rows(shift=0.0):
+    filled = {column: 0.0 for column in tables.TABLE1_COLUMNS}
+    return {
+        model: filled | {name: value + shift for name, value in row.items()}
+        for model, row in paper.TABLE1.items()
+    }
+
+
+def test_columns_and_rows_of_the_contract(tmp_path):
+    table = tables.table1([seed_rows()])
+    tables.save_table(tmp_path, "table1", table, title="Table 1")
+    read = pd.read_csv(tmp_path / "table1.csv")
+    models = ["true", "initial", "initial_ftd", "perturbed", "perturbed_ftd"]
+    assert read["model"].tolist() == models
+    for column in COLUMNS:
+        assert {column, f"paper_{column}"} <= set(read.columns)
+    assert not any(column.endswith("_sd") for column in read.columns)
+    assert np.isnan(read["paper_diff_mean"][0])
+    assert (tmp_path / "table1.md").read_text(encoding="utf-8").startswith("**Table 1**")
+
+
+def test_several_seeds_give_mean_and_sample_deviation():
+    table = tables.table1([seed_rows(-1), seed_rows(0), seed_rows(4)])
+    assert table["test_ppl"][1] == pytest.approx(84.89 + 1)
+    assert table["test_ppl_sd"][1] == pytest.approx(np.std([-1, 0, 4], ddof=1))
+    assert "85.89 ± 2.65 (84.89)" in tables.table1_for_people(table).iloc[1].tolist()
+
+
+def test_differences_are_paired_by_seed_and_compared_with_the_paper():
+    exact = tables.table1_differences([seed_rows(0), seed_rows(5)])
+    row = exact[(exact["step"] == "initial → perturbed") & (exact["column"] == "test_ppl")].iloc[0]
+    assert row["ours"] == pytest.approx(86.01 - 84.89)
+    assert row["ours_sd"] == pytest.approx(0, abs=1e-9)
+    assert row["agrees"] == "same sign, 1.0 × the paper's"
+    verdicts = exact.set_index(["step", "column"])["agrees"]
+    assert verdicts["initial → initial_ftd", "test_ppl"] == "too small in the paper to tell"
+
+    against = seed_rows()
+    against["perturbed_ftd"]["test_ppl"] = against["perturbed"]["test_ppl"] + 0.1
+    verdicts = tables.table1_differences([against]).set_index(["step", "column"])["agrees"]
+    assert verdicts["perturbed → perturbed_ftd", "test_ppl"] == "opposite sign"
