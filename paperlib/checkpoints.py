@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -49,7 +50,7 @@ def load_weights(path: Path, model: nn.Module) -> nn.Module:
     """Read weights into ``model`` and return it."""
     try:
         model.load_state_dict(load_file(path))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise _unreadable(path, error) from None
     return model
 
