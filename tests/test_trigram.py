@@ -133,10 +133,17 @@ def test_sampled_words_follow_the_exact_probabilities(reading):
     p_trigrams = (p_pairs[:, None] * p_third).ravel()
     assert chisquare(np.bincount(cells, minlength=216), n * p_trigrams).pvalue > UNLIKELY
 
-    # Later words, each given the two before it.
-    later = np.ravel_multi_index(words[:, 2:].T - 1, (6, 6, 6))
-    counts = np.bincount(later, minlength=216).reshape(36, 6)
-    expected = counts.sum(axis=1, keepdims=True) * p_third
+
+def test_later_words_follow_the_trigram_rule():
+    """So many words that a rejection bound too low by a few percent would be seen."""
+    language = TrigramLanguage(seed=7, n_words=6)
+    words = language.sample(300_000, length=6, seed=9)
+    trigrams = np.ravel_multi_index(
+        (words[:, :-2] - 1, words[:, 1:-1] - 1, words[:, 2:] - 1), (6,) * 3
+    )
+    counts = np.bincount(trigrams.ravel(), minlength=216).reshape(6, 6, 6)
+    probs = language.next_word_probs(np.arange(1, 7)[:, None], np.arange(1, 7))
+    expected = counts.sum(axis=2, keepdims=True) * probs
     statistic = ((counts - expected) ** 2 / expected).sum()
     assert chi2.sf(statistic, df=36 * 5) > UNLIKELY
 
@@ -256,12 +263,12 @@ LANGUAGES = st.builds(
     TrigramLanguage,
     seed=st.one_of(st.integers(0, 2**40), st.tuples(st.integers(0, 9), st.integers(0, 9))),
     n_words=st.integers(1, 12),
-    gamma=st.floats(0.1, 3.0),
-    start=st.one_of(st.integers(0, 20), st.just("joint")),
+    gamma=st.floats(0.1, 1.2),
+    start=st.one_of(st.integers(0, 14), st.just("joint")),
     shared_xi=st.booleans(),
     predicted=st.sampled_from(["last", "middle"]),
 )
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=25, deadline=None)
 
 
 @FEW
@@ -278,7 +285,7 @@ def test_rows_are_distributions_and_log_prob_reads_them(language, seed):
 
 
 @FEW
-@given(LANGUAGES, st.integers(1, 30), st.integers(1, 30), st.integers(1, 8), st.integers(1, 8))
+@given(LANGUAGES, st.integers(1, 30), st.integers(1, 30), st.integers(1, 4), st.integers(1, 4))
 def test_fewer_or_shorter_sentences_are_the_beginning_of_more(language, n, m, length, shorter):
     sentences = language.sample(n + m, length=length + shorter, seed=(n, m))
     assert sentences.dtype == np.int64
