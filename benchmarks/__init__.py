@@ -1,0 +1,1 @@
+"""Speed and memory, side by side: ``python -m benchmarks.bench_…``."""
