@@ -321,8 +321,12 @@ class _InverseCdf:
 
     def draw(self, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """A column number for each row number in ``rows``, from draws in [0, 1)."""
-        columns = self._cdf.searchsorted(rows + uniform, side="right") - rows * self._columns
-        return np.minimum(columns, self._columns - 1)  # rows + uniform may round up to rows + 1
+        values = rows + uniform
+        order = values.argsort()  # neighbours in the table one after another: half the time
+        found = np.empty_like(rows)
+        found[order] = self._cdf.searchsorted(values[order], side="right")
+        # Rounding may have made rows + 1 of rows + uniform.
+        return np.minimum(found - rows * self._columns, self._columns - 1)
 
 
 def _require_whole(name: str, value, lowest: int, highest: int | None = None) -> None:
@@ -352,5 +356,12 @@ def _generator(seed) -> np.random.Generator:
 def _in_blocks(fill: Callable[[slice], None], size: int, block: int) -> None:
     """Call ``fill`` for slices of ``block`` rows, in threads: NumPy computes without the lock."""
     slices = [slice(start, min(start + block, size)) for start in range(0, size, block)]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, _cores())) as pool:
         list(pool.map(fill, slices))
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
