@@ -7,7 +7,11 @@ discriminator (r ≡ ½, Table 2) is ``log_odds = 0``.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+CHUNK = 1 << 18
+"""Vocabulary entries that the fused loss works on at once: temporaries stay in the cache."""
 
 
 class _ExpectationUnderQ(torch.autograd.Function):
@@ -58,6 +62,46 @@ def discriminator_loss(
     """
     d_q = -_ExpectationUnderQ.apply(log_q0, log_r)
     d_p = -log_not_r.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return d_q, d_p
+
+
+class _SigmoidExpectation(torch.autograd.Function):
+    """−Σ_w q_0(w) log σ(logits), ``(N,)`` from ``(N, V)``, in chunks of rows."""
+
+    @staticmethod
+    def forward(ctx, log_q0: Tensor, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(log_q0, logits)
+        rows = zip(*_chunks(log_q0, logits), strict=True)
+        return torch.cat([-(q.exp().mul_(F.logsigmoid(x))).sum(-1) for q, x in rows])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        log_q0, logits = ctx.saved_tensors
+        grad_logits = torch.empty_like(logits)
+        rows = zip(*_chunks(log_q0, logits, grad_logits, grad.unsqueeze(-1)), strict=True)
+        for q, x, out, scale in rows:
+            torch.sigmoid(-x, out=out).mul_(q.exp()).mul_(-scale)
+        return None, grad_logits
+
+
+def _chunks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    rows = max(1, CHUNK // tensors[0].shape[-1])
+    return [tensor.split(rows) for tensor in tensors]
+
+
+def sigmoid_discriminator_loss(
+    log_q0: Tensor, logits: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Eq. (6) for a plain sigmoid discriminator, r = σ(logits): the fast way in training.
+
+    Equal to ``discriminator_loss(log_q0, logsigmoid(logits), logsigmoid(-logits), target)``, but
+    log r is never held for the whole batch and log(1 − r) is computed for w* alone. Shapes as
+    there; ``log_q0`` gets no gradient.
+    """
+    vocabulary = logits.shape[-1]
+    flat = (log_q0.detach().reshape(-1, vocabulary), logits.reshape(-1, vocabulary))
+    d_q = _SigmoidExpectation.apply(*flat).view(target.shape)
+    d_p = -F.logsigmoid(-logits.gather(-1, target.unsqueeze(-1)).squeeze(-1))
     return d_q, d_p
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.evaluation import over_batches, perplexity
-from paperlib.losses import discriminator_loss, finetuning_loss, log_t
-from paperlib.models.readings import log_odds_of, log_q, log_q_of, log_r
+from paperlib.losses import finetuning_loss, log_t, sigmoid_discriminator_loss
+from paperlib.models.readings import log_odds_of, log_q, log_q_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class DiscriminatorTask(SentenceTask):
     def _parts(self, words: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             log_q0 = log_q(self._q0(words, precision=precision))
-        return discriminator_loss(log_q0, *log_r(self.model(words, precision=precision)), words)
+        logits = self.model(words, precision=precision)
+        return sigmoid_discriminator_loss(log_q0, logits, words)
 
 
 class FinetuningTask(SentenceTask):

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from paperlib.losses import discriminator_loss, finetuning_loss, log_p_hat, log_t
+from paperlib import losses
+from paperlib.losses import (
+    discriminator_loss,
+    finetuning_loss,
+    log_p_hat,
+    log_t,
+    sigmoid_discriminator_loss,
+)
 
 LOG_PROBABILITY = st.floats(math.log(1e-12), 0.0)
 LOG_ODDS = st.floats(-27.0, 27.0)
@@ -91,6 +98,27 @@ def test_discriminator_loss_holds_one_vocabulary_sized_buffer():
     with Allocations() as backward:
         torch.autograd.grad((d_q + d_p).sum(), log_r)
     assert len(set(backward.storages) - given) == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 25, 10_000])
+def test_the_fused_sigmoid_loss_equals_equation_6(chunk, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    log_q0, odds, target = random_case(10)
+    weights = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).double()
+    gradients, values = [], []
+    for fused in (True, False):
+        logits = odds.clone().requires_grad_()
+        log_r, log_not_r = (torch.nn.functional.logsigmoid(sign * logits) for sign in (1, -1))
+        parts = (
+            sigmoid_discriminator_loss(log_q0, logits, target)
+            if fused
+            else discriminator_loss(log_q0, log_r, log_not_r, target)
+        )
+        (weights[0] * parts[0] + weights[1] * parts[1]).sum().backward()
+        values.append(torch.stack(parts))
+        gradients.append(logits.grad)
+    torch.testing.assert_close(*values, rtol=1e-10, atol=1e-8)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
 @given(LOG_PROBABILITY, LOG_PROBABILITY, LOG_ODDS)

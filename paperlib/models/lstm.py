@@ -59,4 +59,4 @@ class LSTM(nn.Module):
         inputs = F.pad(words[:, :-1], (1, 0), value=self.start).T
         with torch.autocast(words.device.type, precision, enabled=precision != torch.float32):
             hidden, _ = self.recurrent(self.embedding(inputs))
-        return self.output(hidden.to(self.output.weight.dtype)).transpose(0, 1)
+        return self.output(hidden.transpose(0, 1).to(self.output.weight.dtype))
