@@ -94,9 +94,10 @@ def snakemake(
     command = [sys.executable, "-m", "snakemake", *(target.name for target in targets)]
     command += ["--snakefile", str(SNAKEFILE), "--directory", str(paths.PROJECT)]
     command += ["--cores", str(cores or "all"), "--config", *config]
-    # A lock of Snakemake's own would outlive a killed run; ours does not (see _alone).
-    command += ["--nolock", "--rerun-incomplete", "--scheduler", "greedy"]
-    command += ["--quiet", "rules", "progress", "host", "reason"]
+    # A lock of Snakemake's own would outlive a killed run; ours does not (see _alone). And what a
+    # failed notebook leaves incomplete is put back by paperlib.notebooks, better than by deleting.
+    command += ["--nolock", "--rerun-incomplete", "--keep-incomplete"]
+    command += ["--scheduler", "greedy", "--quiet", "rules", "progress", "host", "reason"]
     if shutil.which("nvidia-smi"):
         command += ["--resources", f"gpu_jobs={os.environ.get('PAPERLIB_GPU_JOBS', '3')}"]
     if force:
