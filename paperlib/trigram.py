@@ -35,6 +35,7 @@ _BITS = 21  # of an index, so that three of them fit into one 64-bit number
 _LARGEST = (1 << _BITS) - 1
 _SENTENCES = 4096  # that share a random stream: part of what a seed means, so it is no setting
 _WEIGHTS = 1 << 15  # computed at once, so few that they stay in the processor's cache
+_CONTEXTS = 512  # whose weights one thread computes before it looks for more
 
 
 class TrigramLanguage:
@@ -107,8 +108,9 @@ class TrigramLanguage:
         """
         named = {"i": i, "j": j, "k": k}
         triple = np.broadcast_arrays(*(_integers(*item, 0, _LARGEST) for item in named.items()))
-        of_i, of_k = self._xi(*(index.reshape(-1) for index in triple))
-        return of_i.reshape(triple[0].shape), of_k.reshape(triple[0].shape)
+        buffers = np.empty((2, triple[0].size), dtype=np.int64)
+        both = self._xi(*(index.reshape(-1) for index in triple), buffers)
+        return tuple(values.reshape(triple[0].shape) for values in both)
 
     def next_word_probs(self, left2, left1) -> np.ndarray:
         """p(w | left2, left1) for every word w.
@@ -131,12 +133,19 @@ class TrigramLanguage:
             raise ValueError(f"left1 is the start token 0, but left2 is word {left2[bad][0]}")
         shape, left2, left1 = left1.shape, left2.reshape(-1), left1.reshape(-1)
         probs = np.empty((left1.size, self.n_words))
+        position = 2 - (left2 == 0).astype(int) - (left1 == 0)
+        for start, table in enumerate(self._start_tables):
+            rows = position == start
+            probs[rows] = table[left1[rows] - 1 if start else 0]
+        others = np.flatnonzero(position >= len(self._start_tables))
+        left2 = np.where(left2 == 0, self._start_index, left2)
 
-        def fill(rows: slice) -> None:
-            probs[rows] = self._distributions(left2[rows], left1[rows])
+        def fill(block: slice) -> None:
+            rows = others[block]
+            for part, weights in self._weights_of_all(left2[rows], left1[rows]):
+                probs[rows[part]] = weights / weights.sum(axis=1, keepdims=True)
 
-        self._build_tables()
-        _in_blocks(fill, left1.size, max(1, _WEIGHTS // self.n_words))
+        _in_blocks(fill, others.size, _CONTEXTS)
         return probs.reshape(*shape, self.n_words)
 
     def log_prob(self, sentences) -> np.ndarray:
@@ -177,65 +186,85 @@ class TrigramLanguage:
             block = self._sample_block(streams[rows.start // _SENTENCES], length)
             sentences[rows] = block[: rows.stop - rows.start]
 
-        self._build_tables()
+        _ = self._start_samplers, self._envelope  # built before threads share them
         _in_blocks(fill, n_sentences, _SENTENCES)
         return sentences
 
     # Weights of trigrams; from here on left2 may be the start index, as in the appendix
 
-    def _xi(self, i: np.ndarray, j: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both ξ of each triple: the two halves of one output of the SplitMix64 generator.
+    def _xi(self, i, j, k, buffers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both ξ of each triple, in ``buffers[:2]`` (int64, of the broadcast shape).
 
-        The output's number is the triple, and the state the generator starts at is the language's
-        key (Steele, Lea & Flood, 2014). The arguments broadcast, to at least one axis.
+        They are the two halves of one output of the SplitMix64 generator (Steele, Lea & Flood,
+        2014): the triple is its number, and the generator starts at the language's key.
         """
-        bits = (((i << 2 * _BITS) + (j << _BITS)) + k).view(np.uint64)
+        np.add(i << 2 * _BITS, j << _BITS, out=buffers[0])
+        buffers[0] += k
+        bits, high = buffers[:2].view(np.uint64)
         bits *= 0x9E3779B97F4A7C15
         bits += self._key
-        bits ^= bits >> 30
-        bits *= 0xBF58476D1CE4E5B9
-        bits ^= bits >> 27
-        bits *= 0x94D049BB133111EB
-        bits ^= bits >> 31
-        of_i, of_k = ((half * XI_VALUES) >> 32 for half in (bits >> 32, bits & 0xFFFFFFFF))
-        return of_i.view(np.int64), (of_i if self.shared_xi else of_k).view(np.int64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            bits ^= np.right_shift(bits, shift, out=high)
+            bits *= factor
+        np.right_shift(bits, 32, out=high)
+        bits &= 0xFFFFFFFF
+        for half in (bits, high):
+            half *= XI_VALUES
+            half >>= 32
+        if self.shared_xi:
+            bits[...] = high
+        return buffers[1], buffers[0]
 
     def _roles(self, left1: np.ndarray, word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """j and k of the appendix; left2 is always i."""
         return (left1, word) if self.predicted == "last" else (word, left1)
 
-    def _nearness(self, left2: np.ndarray, left1: np.ndarray, word: np.ndarray) -> np.ndarray:
-        """The part of β(i, j) · β(k, j) that a ξ is in; arguments broadcast."""
-        j, k = self._roles(left1, word)
-        of_i, of_k = self._xi(left2, j, k)
-        return self._near.take(left2 - j + of_i) * self._near.take(k - j + of_k)
+    def _nearness(self, left2, left1, word, buffers: np.ndarray | None = None) -> np.ndarray:
+        """The part of β(i, j) · β(k, j) that a ξ is in; arguments broadcast.
 
-    def _weights(self, left2: np.ndarray, left1: np.ndarray, word: np.ndarray) -> np.ndarray:
+        ``buffers`` are three int64 arrays to compute in, by default new ones like ``word``.
+        """
+        if buffers is None:
+            buffers = np.empty((3, *word.shape), dtype=np.int64)
+        j, k = self._roles(left1, word)
+        to_i, to_k = self._xi(left2, j, k, buffers)
+        to_i += left2
+        to_k += k
+        to_i -= j
+        to_k -= j
+        nearness = self._near.take(to_i, out=buffers[2].view(np.float64), mode="wrap")
+        nearness *= self._near.take(to_k, out=to_i.view(np.float64), mode="wrap")
+        return nearness
+
+    def _weights(self, left2, left1, word, buffers: np.ndarray | None = None) -> np.ndarray:
         """p(word | left2, left1) up to a factor of the context; arguments broadcast."""
-        return self._nearness(left2, left1, word) * self._of_word.take(word - 1)
+        weights = self._nearness(left2, left1, word, buffers)
+        weights *= self._of_word[word - 1]
+        return weights
+
+    def _weights_of_all(self, left2: np.ndarray, left1: np.ndarray):
+        """Weights of all words, ``(B, V)``, for a few of the ``(C,)`` contexts at a time.
+
+        Yields the slice of the contexts and their weights, which the next ones overwrite.
+        """
+        # New arrays for each step would take the system several times as long as the arithmetic.
+        few = max(1, _WEIGHTS // self.n_words)
+        buffers = np.empty((3, min(few, left1.size), self.n_words), dtype=np.int64)
+        for start in range(0, left1.size, few):
+            rows = slice(start, min(start + few, left1.size))
+            context = left2[rows, None], left1[rows, None]
+            yield rows, self._weights(*context, self._vocabulary, buffers[:, : rows.stop - start])
 
     def _norms(self, left2: np.ndarray, left1: np.ndarray) -> np.ndarray:
         """Sum of the weights over the vocabulary, ``(C,)`` for ``(C,)`` contexts."""
         norms = np.empty(left1.size)
 
         def fill(rows: slice) -> None:
-            weights = self._weights(left2[rows, None], left1[rows, None], self._vocabulary)
-            norms[rows] = weights.sum(axis=1)
+            for part, weights in self._weights_of_all(left2[rows], left1[rows]):
+                weights.sum(axis=1, out=norms[rows][part])
 
-        _in_blocks(fill, left1.size, max(1, _WEIGHTS // self.n_words))
+        _in_blocks(fill, left1.size, _CONTEXTS)
         return norms
-
-    def _distributions(self, left2: np.ndarray, left1: np.ndarray) -> np.ndarray:
-        """``(C, V)`` normalised distributions for ``(C,)`` contexts, 0 being the start token."""
-        probs = np.empty((left1.size, self.n_words))
-        position = 2 - (left2 == 0).astype(int) - (left1 == 0)
-        for start, table in enumerate(self._start_tables):
-            probs[position == start] = table[left1[position == start] - 1 if start else 0]
-        rest = position >= len(self._start_tables)
-        left2 = np.where(left2 == 0, self._start_index, left2)
-        weights = self._weights(left2[rest, None], left1[rest, None], self._vocabulary)
-        probs[rest] = weights / weights.sum(axis=1, keepdims=True)
-        return probs
 
     # The start of a sentence
 
@@ -289,23 +318,19 @@ class TrigramLanguage:
     def _bound(self, left2: np.ndarray, left1: np.ndarray, word: np.ndarray) -> np.ndarray:
         """Maximum of :meth:`_nearness` over ξ, up to what the envelope leaves out."""
         j, k = self._roles(left1, word)
-        of_k = self._nearest.take(k - j)
+        of_k = self._nearest[k - j]
         # With j predicted, |i − j| changes with the proposed word; 1 bounds its power for all.
-        return self._nearest.take(left2 - j) * of_k if self.predicted == "last" else of_k
+        return self._nearest[left2 - j] * of_k if self.predicted == "last" else of_k
 
     @cached_property
     def _envelope(self) -> "_InverseCdf":
         """Proposals for a word given left1: its weight if β(k, j) had its most favourable ξ."""
         j, k = self._roles(self._vocabulary[:, None], self._vocabulary)
-        return _InverseCdf(self._nearest.take(k - j) * self._of_word)
+        return _InverseCdf(self._nearest[k - j] * self._of_word)
 
     @cached_property
     def _start_samplers(self) -> list["_InverseCdf"]:
         return [_InverseCdf(table) for table in self._start_tables]
-
-    def _build_tables(self) -> None:
-        """Build what is kept before threads share it."""
-        _ = self._start_samplers, self._envelope
 
 
 class _InverseCdf:
