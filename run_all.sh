@@ -30,8 +30,10 @@ An active conda environment called paperlib (see environment.yml) is used in pla
 END
 }
 
+say() { printf '%s\n' "$1" >&2; }
+
 fail() { # one sentence for the user, and an exit code
-    printf '%s\n' "run_all.sh: $1" >&2
+    say "run_all.sh: $1"
     exit "${2:-1}"
 }
 
@@ -87,15 +89,23 @@ parse_options() {
         esac
         shift
     done
-    if [[ -n $profile ]] && ! [[ $profile =~ ^[A-Za-z0-9_-]+$ && -f paperlib/profiles/$profile.toml ]]; then
-        local known
-        known=$(cd paperlib/profiles && printf '%s, ' *.toml)
-        known=${known//.toml/}
-        fail "there is no profile '$profile'; choose one of ${known%, }." 2
-    fi
-    if [[ -n $only ]] && ! [[ $only =~ ^[0-9]+$ && -n $(compgen -G "notebooks/${only}_*.ipynb") ]]; then
-        fail "there is no notebook '$only'; --list shows their numbers." 2
-    fi
+    check_profile
+    check_only
+}
+
+check_profile() {
+    if [[ -z $profile ]]; then return; fi
+    if [[ $profile =~ ^[A-Za-z0-9_-]+$ && -f paperlib/profiles/$profile.toml ]]; then return; fi
+    local known
+    known=$(cd paperlib/profiles && printf '%s, ' *.toml)
+    known=${known//.toml/}
+    fail "there is no profile '$profile'; choose one of ${known%, }." 2
+}
+
+check_only() {
+    if [[ -z $only ]]; then return; fi
+    if [[ $only =~ ^[0-9]+$ ]] && compgen -G "notebooks/${only}_*.ipynb" >/dev/null; then return; fi
+    fail "there is no notebook '$only'; --list shows their numbers." 2
 }
 
 # Python and the environment
@@ -107,7 +117,7 @@ is_recent() { # whether this is a Python that can make the environment
 find_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
-        is_recent "$PYTHON" || fail "PYTHON is '$PYTHON', which is no Python 3.11 or newer with venv."
+        is_recent "$PYTHON" || fail "PYTHON is '$PYTHON', no Python 3.11 or newer with venv."
         printf '%s' "$PYTHON"
         return
     fi
@@ -117,7 +127,8 @@ find_python() {
             return
         fi
     done
-    fail "no Python 3.11 or newer with its venv module was found; install one, or name it: PYTHON=/path/to/python3 ./run_all.sh"
+    fail "no Python 3.11 or newer with its module venv was found; install one, or name one that is \
+not on the PATH: PYTHON=/path/to/python3 ./run_all.sh"
 }
 
 # What the environment depends on; as it is written when a set-up is complete, a stamp that differs
@@ -169,7 +180,7 @@ set_up() {
     if must_be_remade "$base"; then rm -rf .venv; fi
     mkdir -p runs
     : >runs/setup.log
-    printf '%s\n' "Setting up .venv with $("$base" --version): once, 2 to 10 minutes by the network." >&2
+    say "Setting up .venv with $("$base" --version): once, 2 to 10 minutes by the network."
     [[ -x .venv/bin/python ]] || "$base" -m venv .venv
     touch .venv/unfinished
     rm -f .venv/stamp
@@ -180,7 +191,7 @@ set_up() {
     register_kernel "$python"
     stamp_of "$python" >.venv/stamp
     rm .venv/unfinished
-    printf '%s\n' "Set up in $SECONDS s." >&2
+    say "Set up in $SECONDS s."
 }
 
 set_up_if_needed() { # one start at a time, where the system can lock
@@ -195,7 +206,7 @@ set_up_if_needed() { # one start at a time, where the system can lock
 use_environment() { # sets python, to that of the environment
     if [[ ${CONDA_DEFAULT_ENV:-} == paperlib ]]; then
         python=$CONDA_PREFIX/bin/python
-        if [[ ! -d $CONDA_PREFIX/share/jupyter/kernels/paperlib ]]; then register_kernel "$python"; fi
+        [[ -d $CONDA_PREFIX/share/jupyter/kernels/paperlib ]] || register_kernel "$python"
     else
         set_up_if_needed
         python=$project/.venv/bin/python
@@ -219,7 +230,8 @@ case $action in
         ;;
     test)
         use_environment
-        exec "$python" -m pytest -n "${cores:-$(count_cores)}" ${test_options[@]+"${test_options[@]}"}
+        exec "$python" -m pytest -n "${cores:-$(count_cores)}" \
+            ${test_options[@]+"${test_options[@]}"}
         ;;
     run)
         use_environment
