@@ -25,7 +25,8 @@ where the results are. What is done and unchanged is not done again; what was in
   --test [ARG]... run the tests in the same environment; what follows goes to pytest
   --help          show this
 
-The environment variable PYTHON names the Python to make .venv with (3.11 or newer).
+Environment variables: PYTHON, the Python to make .venv with (3.11 or newer); PAPERLIB_RUNS, a
+folder for trained models in place of runs/; PAPERLIB_GPU_JOBS, how many trainings share a GPU (3).
 An active conda environment called paperlib (see environment.yml) is used in place of .venv.
 END
 }

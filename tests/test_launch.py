@@ -10,6 +10,8 @@ import time
 import pytest
 from conftest import launch_job, write_cell
 
+from paperlib.launch import choose_profile
+
 TABLE = """
 [00_first]
 files = ["first.txt"]
@@ -153,6 +155,21 @@ def test_killed_start_does_not_block_the_next(project):
     project.notebook("00_first", write_cell("first.txt", "again"))
     assert launch(project, "--only", "00").returncode == 0
     assert result(project, "first.txt") == "again"
+
+
+@pytest.mark.parametrize(
+    ("tool", "code", "choice"),
+    [
+        (None, 0, ("quick", "there is no CUDA GPU here")),
+        ("nvidia-smi", 1, ("quick", "PyTorch finds no CUDA GPU here")),
+        ("nvidia-smi", 0, ("medium", "there is a CUDA GPU, Model X")),
+    ],
+)
+def test_profile_by_the_hardware(monkeypatch, tool, code, choice):
+    answer = subprocess.CompletedProcess([], code, stdout="Model X\n")
+    monkeypatch.setattr(shutil, "which", lambda _: tool)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    assert choose_profile() == choice
 
 
 def paperlib(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
