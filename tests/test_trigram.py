@@ -55,16 +55,12 @@ class Reference:
 
     def first_two(self):
         """p(w1, w2) as a dictionary."""
-        if self.language.start == "joint":
-            pairs = {
-                (a, b): sum(self.weight(a, b, c) for c in self.words)
-                for a, b in itertools.product(self.words, repeat=2)
-            }
-        else:
-            pairs = {
-                (a, b): self.weight(self.language.start, a, b)
-                for a, b in itertools.product(self.words, repeat=2)
-            }
+        pairs = dict.fromkeys(itertools.product(self.words, repeat=2))
+        for a, b in pairs:
+            if self.language.start == "joint":
+                pairs[a, b] = sum(self.weight(a, b, c) for c in self.words)
+            else:
+                pairs[a, b] = self.weight(self.language.start, a, b)
         total = sum(pairs.values())
         return {pair: weight / total for pair, weight in pairs.items()}
 
@@ -337,9 +333,8 @@ def test_a_seed_means_the_same_language_and_sentences_as_ever():
 
 
 def test_no_sentences_is_an_empty_array():
-    language = TrigramLanguage(n_words=5)
-    assert language.sample(0, seed=0).shape == (0, 10)
-    assert language.log_prob(np.empty((0, 10), dtype=int)).shape == (0, 10)
+    none = TrigramLanguage(n_words=5).sample(0, seed=0)
+    assert none.shape == TrigramLanguage(n_words=5).log_prob(none).shape == (0, 10)
 
 
 def test_sampling_takes_little_memory():
