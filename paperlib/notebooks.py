@@ -141,6 +141,8 @@ def _execute(notebook: Notebook, attempt: Path, parameters: dict) -> None:
 
     # The kernel that this Python brings along, not one of the same name in the user's folders.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    # Sliders are for people; executing one headless has been seen to wait for ever.
+    os.environ["PAPERLIB_HEADLESS"] = "1"
     try:
         papermill.execute_notebook(
             notebook.source,
