@@ -1,6 +1,7 @@
 """``run_all.sh``: its options, and the set-up, with a Python that only writes down its tasks."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,8 @@ class Copy:
             (self.folder / name).unlink()
             shutil.copy(CHECKOUT / name, self.folder / name)
         shutil.copytree(CHECKOUT / "paperlib", self.folder / "paperlib")
-        self.python.write_text(STUB.format(python=sys.executable, log=self.log), encoding="utf-8")
+        real, log = shlex.quote(sys.executable), shlex.quote(str(self.log))
+        self.python.write_text(STUB.format(python=real, log=log), encoding="utf-8")
         self.python.chmod(0o755)
 
     def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess:
