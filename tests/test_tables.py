@@ -46,6 +46,11 @@ def test_differences_are_paired_by_seed_and_compared_with_the_paper():
     verdicts = exact.set_index(["step", "column"])["agrees"]
     assert verdicts["initial → initial_ftd", "test_ppl"] == "too small in the paper to tell"
 
+    unchanged = seed_rows()
+    unchanged["perturbed_ftd"] = unchanged["perturbed"]
+    verdicts = tables.table1_differences([unchanged]).set_index(["step", "column"])["agrees"]
+    assert verdicts["perturbed → perturbed_ftd", "test_ppl"] == "no change here"
+
     against = seed_rows()
     against["perturbed_ftd"]["test_ppl"] = against["perturbed"]["test_ppl"] + 0.1
     verdicts = tables.table1_differences([against]).set_index(["step", "column"])["agrees"]

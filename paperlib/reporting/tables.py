@@ -99,8 +99,9 @@ def table1_differences(seeds: list[dict[str, dict[str, float]]]) -> pd.DataFrame
     """What each step of Table 1 changes, paired by seed, and how it compares with the paper.
 
     ``agrees`` looks at sign and size: *opposite sign*; *same sign*, with our difference as a
-    multiple of the paper's; or, where the paper's own difference is within the rounding of its
-    table, *too small in the paper to tell*.
+    multiple of the paper's; *no change here*, where ours would round to nothing in the paper's
+    table; or, where the paper's own difference is within that rounding, *too small in the paper to
+    tell*.
     """
     rounding = {"ratio": 0.1, "diff_mean": 0.001, "diff_std": 0.001}
     rows = []
@@ -121,6 +122,8 @@ def table1_differences(seeds: list[dict[str, dict[str, float]]]) -> pd.DataFrame
 def _agreement(ours: float, theirs: float, rounding: float) -> str:
     if abs(theirs) < 1.5 * rounding:
         return "too small in the paper to tell"
+    if abs(ours) < rounding / 2:
+        return "no change here"
     if ours * theirs < 0:
         return "opposite sign"
     return f"same sign, {ours / theirs:.1f} × the paper's"
