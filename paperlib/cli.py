@@ -105,6 +105,14 @@ def profiles() -> int:
     return 0
 
 
+def readme() -> int:
+    """Copy the committed results' tables into the README."""
+    from paperlib.reporting.readme import refresh
+
+    refresh()
+    return 0
+
+
 def list_notebooks() -> int:
     """List the notebooks in their order, and what each makes."""
     for entry in notebooks.declared().values():
@@ -185,4 +193,5 @@ def _parser() -> argparse.ArgumentParser:
     add("check-proposition1", check_proposition1)
     add("profiles", profiles)
     add("notebooks", list_notebooks)
+    add("readme", readme)
     return parser
