@@ -20,8 +20,10 @@ from snakemake.logging import logger
 PROFILE = config.get("profile", "quick")
 SEEDS = config.get("seeds")  # None: as many as the profile says
 SUPERVISED = "supervised" in config  # by `python -m paperlib run`
-NUMBER_OF_SEEDS = settings.load(PROFILE, seeds=SEEDS).synthetic.seeds
+PLAN = settings.load(PROFILE, seeds=SEEDS)
 CORES = workflow.cores or 1
+# Trainings share the cores: small networks gain more from running side by side than from threads.
+THREADS = max(1, CORES // min(CORES, PLAN.synthetic.seeds + len(PLAN.corpora)))
 
 
 def local(path):
@@ -40,10 +42,12 @@ SOURCES = [str(paths.PROFILES / f"{PROFILE}.toml")] + sorted(
 )
 
 
-def seeds_of(notebook):
-    """The trained seeds that a notebook reads."""
-    count = {"none": 0, "first": 1, "all": NUMBER_OF_SEEDS}[notebook.trained]
-    return [f"{MARKS}/synthetic_seed{seed}.json" for seed in range(count)]
+def trainings_of(notebook):
+    """The trained seeds of section 3 and experiments of section 4 that a notebook reads."""
+    count = {"none": 0, "first": 1, "all": PLAN.synthetic.seeds}[notebook.trained]
+    seeds = [f"{MARKS}/synthetic_seed{seed}.json" for seed in range(count)]
+    experiments = [f"{MARKS}/experiment_{name}.json" for name in PLAN.corpora if notebook.reads(name)]
+    return seeds + experiments
 
 
 def job(arguments, title):
@@ -77,8 +81,7 @@ rule synthetic_seed:
         SOURCES,
     output:
         MARKS + "/synthetic_seed{seed}.json",
-    # One seed gets all cores; several share them.
-    threads: max(1, CORES // min(CORES, NUMBER_OF_SEEDS))
+    threads: THREADS
     resources:
         gpu_jobs=1,  # how many may share a GPU is limited with --resources gpu_jobs=N
     priority: 85  # before the first notebook that needs it
@@ -86,6 +89,22 @@ rule synthetic_seed:
         job(
             "synthetic --profile {PROFILE} --seed {wildcards.seed} --output {output:q}",
             "The training of section 3, seed {wildcards.seed},",
+        )
+
+
+rule experiment:
+    input:
+        SOURCES,
+    output:
+        MARKS + "/experiment_{experiment}.json",
+    threads: THREADS
+    resources:
+        gpu_jobs=1,
+    priority: 84
+    shell:
+        job(
+            "experiment --profile {PROFILE} --name {wildcards.experiment} --output {output:q}",
+            "The experiment {wildcards.experiment}",
         )
 
 
@@ -97,7 +116,7 @@ for position, notebook in enumerate(notebooks.declared().values()):
         input:
             SOURCES,
             local(notebook.source),
-            seeds_of(notebook),
+            trainings_of(notebook),
             [f"{MARKS}/{name}.done" for name in notebook.needs],
         output:
             touch(f"{MARKS}/{notebook.name}.done"),

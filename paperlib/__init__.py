@@ -3,14 +3,15 @@
 Popov & Kudinov, 2018. The library is small on purpose and layered: a module imports only from
 lower levels, or from its own without going in circles (``tests/test_layers.py`` enforces it).
 
-0. formulas, settings, folders: ``losses``, ``proposition1``, ``settings``, ``paths``,
+0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``, ``paths``,
    ``progress``, ``hardware``
 1. data and layers: ``trigram``
 2. models: ``models``, ``perturb``
-3. measuring and keeping: ``evaluation``, ``checkpoints``
-4. the one training loop and what it trains for: ``training``, ``tasks``
-5. what is run and shown: ``stages``, ``synthetic``, ``reporting``, ``notebooks``, ``launch``,
-   ``cli``
+3. reading, measuring and keeping: ``corpora``, ``evaluation``, ``checkpoints``
+4. the one training loop and what it trains for: ``averaging``, ``training``, ``tasks``,
+   ``streams``, ``stream_tasks``, ``dynamic``
+5. what is run and shown: ``stages``, ``synthetic``, ``corpus_study``, ``reporting``,
+   ``notebooks``, ``launch``, ``cli``
 """
 
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from paperlib import notebooks
@@ -69,14 +70,20 @@ def synthetic(profile: str, seed: int, output: Path, report: Path | None) -> int
     from paperlib.synthetic import run_seed
 
     print(f"Section 3, seed {seed}: what is trained already is found again.", file=sys.stderr)
-    try:
-        result = run_seed(loaded, seed)
-    except Exception as error:
-        traceback.print_exc()
-        what = f"The training of section 3, seed {seed}, failed."
-        return _fail(f"{what}\n{type(error).__name__}: {error}", report)
-    _write(output, json.dumps(result, indent=1) + "\n")
-    return 0
+    what = f"The training of section 3, seed {seed},"
+    return _job(what, lambda: run_seed(loaded, seed), output, report)
+
+
+def experiment(profile: str, name: str, output: Path, report: Path | None) -> int:
+    """Train and measure one experiment of section 4, and write what it comes to as JSON."""
+    loaded = _profile(profile, None)
+    if name not in loaded.corpora:
+        names = ", ".join(loaded.corpora) or "none"
+        raise UsageError(f"Profile {profile} has no experiment {name!r}; it has: {names}.")
+    from paperlib.corpus_study import run_experiment
+
+    print(f"Section 4, {name}: what is trained already is found again.", file=sys.stderr)
+    return _job(f"The experiment {name}", lambda: run_experiment(loaded, name), output, report)
 
 
 def failed(what: str, code: int, report: Path) -> int:
@@ -136,6 +143,16 @@ def _profile(name: str, seeds: int | None):
         raise UsageError(f"{error}.") from None
 
 
+def _job(what: str, compute: Callable[[], dict], output: Path, report: Path | None) -> int:
+    try:
+        result = compute()
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(f"{what} failed.\n{type(error).__name__}: {error}", report)
+    _write(output, json.dumps(result, indent=1) + "\n")
+    return 0
+
+
 def _fail(message: str, report: Path | None) -> int:
     """Put ``message`` into the file ``report``, for whoever waits for it, or on the screen."""
     if report:
@@ -186,6 +203,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("synthetic", synthetic)
     for_profile(sub, required=True)
     sub.add_argument("--seed", type=int, required=True, metavar="K")
+    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    reporting(sub)
+
+    sub = add("experiment", experiment)
+    for_profile(sub, required=True)
+    sub.add_argument("--name", required=True, help="its name in the profile, such as mos_ptb")
     sub.add_argument("--output", type=Path, required=True, metavar="PATH")
     reporting(sub)
 

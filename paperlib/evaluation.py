@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from paperlib.losses import finetuning_loss, log_t
+
 BATCH_SIZE = 1024
 
 
@@ -54,6 +56,25 @@ def over_batches(
 def perplexity(log_probs: np.ndarray | Tensor) -> float:
     """exp of the mean negative log-probability (nats a token) over all tokens, in float64."""
     return float(np.exp(-np.mean(np.asarray(log_probs, dtype=np.float64))))
+
+
+def finetuning_measures(log_q: Tensor, log_q0: Tensor, log_odds: Tensor) -> dict[str, float]:
+    """Perplexity, and eq. (12) with its reverse KL divergence, over all tokens in float64.
+
+    Arguments are values at the true next words, any shape, nats. t has heavy tails, so the largest
+    t is reported too, and the share of tokens that effectively contribute to the estimated
+    divergence, (Σ|x|)²/(n Σx²) with x = t log t.
+    """
+    log_q, log_q0, log_odds = (values.double() for values in (log_q, log_q0, log_odds))
+    cross_entropy, reverse_kl = finetuning_loss(log_q, log_q0, log_odds)
+    squares = (reverse_kl**2).sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return {
+        "perplexity": float(cross_entropy.mean().exp()),
+        "loss": float((cross_entropy + reverse_kl).mean()),
+        "reverse_kl": float(reverse_kl.mean()),
+        "largest_t": float(log_t(log_q, log_q0, log_odds).max().exp()),
+        "effective_share": float(reverse_kl.abs().sum() ** 2 / squares) / reverse_kl.numel(),
+    }
 
 
 def table1_row(

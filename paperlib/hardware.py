@@ -1,9 +1,13 @@
 """What this machine computes with: device, precision, and a description for provenance."""
 
+import ctypes
 import os
 import platform
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of ``mallopt`` in ``malloc.h``."""
 
 
 def device() -> torch.device:
@@ -24,6 +28,22 @@ def precision(name: str) -> torch.dtype:
     else:
         fast = torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees, so that every step finds its buffers again.
+
+    The C library gives large buffers back to the system at once, and getting them anew, page by
+    page, costs a training step on a CPU up to a third of its time. Without effect elsewhere than
+    on glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    # Some releases take no more than 32 MiB as the size up to which memory is kept.
+    mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def describe() -> dict:

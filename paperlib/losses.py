@@ -9,6 +9,7 @@ discriminator (r ≡ ½, Table 2) is ``log_odds = 0``.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK = 1 << 18
 """Vocabulary entries that the fused loss works on at once: temporaries stay in the cache."""
@@ -65,44 +66,52 @@ def discriminator_loss(
     return d_q, d_p
 
 
-class _SigmoidExpectation(torch.autograd.Function):
-    """−Σ_w q_0(w) log σ(logits), ``(N,)`` from ``(N, V)``, in chunks of rows."""
+class _SigmoidDiscriminator(torch.autograd.Function):
+    """Eq. (6) from ``(N, V)`` logits of q_0 and r, in chunks of rows.
+
+    Value and gradient of the sum over the vocabulary come from one pass, while a chunk is in the
+    cache, and the gradient is the only buffer of the inputs' size.
+    """
 
     @staticmethod
-    def forward(ctx, log_q0: Tensor, logits: Tensor) -> Tensor:
-        ctx.save_for_backward(log_q0, logits)
-        rows = zip(*_chunks(log_q0, logits), strict=True)
-        return torch.cat([-(q.exp().mul_(F.logsigmoid(x))).sum(-1) for q, x in rows])
+    def forward(ctx, logits_q0: Tensor, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.gradient = torch.empty_like(logits) if ctx.needs_input_grad[1] else None
+        rows = max(1, CHUNK // logits.shape[-1])
+        d_q = []
+        for start in range(0, len(logits), rows):
+            part = slice(start, start + rows)
+            q0, x = logits_q0[part].softmax(-1), logits[part]
+            d_q.append(-torch.linalg.vecdot(q0, F.logsigmoid(x)))
+            if ctx.gradient is not None:
+                torch.mul(q0, torch.sigmoid(-x), out=ctx.gradient[part])
+        at_target = logits.gather(-1, target)
+        ctx.save_for_backward(target, at_target.sigmoid())
+        return torch.cat(d_q), -F.logsigmoid(-at_target).squeeze(-1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        log_q0, logits = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits)
-        rows = zip(*_chunks(log_q0, logits, grad_logits, grad.unsqueeze(-1)), strict=True)
-        for q, x, out, scale in rows:
-            torch.sigmoid(-x, out=out).mul_(q.exp()).mul_(-scale)
-        return None, grad_logits
-
-
-def _chunks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    rows = max(1, CHUNK // tensors[0].shape[-1])
-    return [tensor.split(rows) for tensor in tensors]
+    @once_differentiable
+    def backward(ctx, grad_d_q: Tensor, grad_d_p: Tensor):
+        target, r = ctx.saved_tensors
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError("the discriminator's loss can be differentiated only once")
+        gradient.mul_(-grad_d_q.unsqueeze(-1)).scatter_add_(-1, target, r * grad_d_p.unsqueeze(-1))
+        return None, gradient, None
 
 
 def sigmoid_discriminator_loss(
-    log_q0: Tensor, logits: Tensor, target: Tensor
+    logits_q0: Tensor, logits: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Eq. (6) for a plain sigmoid discriminator, r = σ(logits): the fast way in training.
+    """Eq. (6) for softmax q_0 and a plain sigmoid discriminator: the fast way in training.
 
-    Equal to ``discriminator_loss(log_q0, logsigmoid(logits), logsigmoid(-logits), target)``, but
-    log r is never held for the whole batch and log(1 − r) is computed for w* alone. Shapes as
-    there; ``log_q0`` gets no gradient.
+    Equal to ``discriminator_loss(log_softmax(logits_q0), logsigmoid(logits), logsigmoid(-logits),
+    target)``, but neither q_0 nor log r is ever held for the whole batch and log(1 − r) is computed
+    for w* alone. Shapes as there; ``logits_q0`` gets no gradient.
     """
     vocabulary = logits.shape[-1]
-    flat = (log_q0.detach().reshape(-1, vocabulary), logits.reshape(-1, vocabulary))
-    d_q = _SigmoidExpectation.apply(*flat).view(target.shape)
-    d_p = -F.logsigmoid(-logits.gather(-1, target.unsqueeze(-1)).squeeze(-1))
-    return d_q, d_p
+    flat = (logits_q0.detach().reshape(-1, vocabulary), logits.reshape(-1, vocabulary))
+    parts = _SigmoidDiscriminator.apply(*flat, target.reshape(-1, 1))
+    return tuple(part.view(target.shape) for part in parts)
 
 
 def log_p_hat(log_q0: Tensor, log_odds: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class Notebook:
 
     name: str
     trained: Literal["none", "first", "all"] = "none"
+    experiments: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
@@ -64,6 +65,10 @@ class Notebook:
     def products(self, profile: str) -> list[Path]:
         """The results it writes."""
         return [paths.figures(profile) / name for name in self.makes]
+
+    def reads(self, experiment: str) -> bool:
+        """Whether it reads what this experiment of section 4 comes to."""
+        return any(fnmatch(experiment, pattern) for pattern in self.experiments)
 
     def title(self) -> str:
         """The first heading, or nothing where there is none or no such notebook."""

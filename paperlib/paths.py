@@ -1,6 +1,7 @@
 """Folders of the project, as absolute paths, so that code runs from any working directory."""
 
 import os
+import subprocess
 from pathlib import Path
 
 PROJECT = Path(os.environ.get("PAPERLIB_PROJECT", Path(__file__).parents[1])).resolve()
@@ -21,3 +22,18 @@ def figures(profile: str) -> Path:
 def runs() -> Path:
     """Intermediate state (checkpoints, curves), ignored by git. ``PAPERLIB_RUNS`` moves it."""
     return Path(os.environ.get("PAPERLIB_RUNS", PROJECT / "runs")).resolve()
+
+
+def commit() -> str:
+    """The checkout's commit, with a ``+`` for uncommitted changes outside ``figures/``."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", ".", ":(exclude)figures")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+    return head + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

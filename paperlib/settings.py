@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paperlib import paths
+from paperlib.network import Network
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -64,22 +66,52 @@ class Model(Settings):
 
 
 class Training(Settings):
-    """SGD with gradient clipping and decay on plateau, for every kind of training.
+    """SGD with gradient clipping, for every kind of training.
 
     The learning rate is multiplied by ``decay`` after ``patience`` epochs without improvement on
     the validation set, going back to the best weights; the plateau after ``max_decays`` decays
     ends the training, and so does ``max_epochs``.
+
+    ``averaging`` evaluates and keeps the running mean of the weights: from the start (*always*) or
+    from when the validation criterion is worse than it was ``nonmono`` epochs ago (*triggered*;
+    until then the rate does not decay).
     """
 
     learning_rate: Positive = 1.0
     batch_size: Count = 1024
     clip: Positive = 1.0
-    loss_per: Literal["sentence", "word"] = "sentence"
+    weight_decay: NonNegative = 0.0
     max_epochs: Count
     patience: Count = 3
     decay: Probability = 0.1
     max_decays: Annotated[int, Field(ge=0)] = 2
+    averaging: Literal["never", "triggered", "always"] = "never"
+    nonmono: Count = 5
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
+
+
+class SentenceTraining(Training):
+    """Training on sentences: the objective is the mean loss of a word or of a whole sentence."""
+
+    loss_per: Literal["sentence", "word"] = "sentence"
+
+
+class StreamTraining(Training):
+    """Training on running text by truncated back-propagation through time (BPTT).
+
+    ``batch_size`` is a number of streams, worked on in ``parts`` groups that only save memory. A
+    piece is some ``bptt`` words long, at most ``bptt_excess`` more (see
+    :func:`paperlib.streams.pieces`), and the learning rate is in proportion to its length.
+    ``regularised`` switches dropout and the network's other regularisation.
+    """
+
+    batch_size: Count = 12
+    clip: Positive = 0.25
+    bptt: Count = 70
+    bptt_excess: Annotated[int, Field(ge=0)] = 20
+    parts: Count = 1
+    regularised: bool = True
+    max_decays: Annotated[int, Field(ge=0)] = 0
 
 
 class Perturbation(Settings):
@@ -106,10 +138,10 @@ class Synthetic(Settings):
     classes: FrequencyClasses = FrequencyClasses()
     model: Model = Model()
     perturbation: Perturbation = Perturbation()
-    language_model: Training
-    literal: Training
-    discriminator: Training
-    finetuning: Training
+    language_model: SentenceTraining
+    literal: SentenceTraining
+    discriminator: SentenceTraining
+    finetuning: SentenceTraining
     curves: tuple[Curve, ...]
 
     @model_validator(mode="after")
@@ -122,12 +154,71 @@ class Synthetic(Settings):
         return self
 
 
+class Tokens(Settings):
+    """How many of a corpus's first tokens are used; all where no number is given."""
+
+    train: Count | None = None
+    valid: Count | None = None
+    test: Count | None = None
+
+
+class DynamicUpdate(Settings):
+    """Parameters of dynamic evaluation (see :mod:`paperlib.dynamic`)."""
+
+    learning_rate: Positive = 0.002
+    decay: Probability = 0.02
+    epsilon: Positive = 0.001
+    bptt: Count = 5
+
+
+class DynamicEvaluation(Settings):
+    """Dynamic evaluation, and the grid its parameters are searched on.
+
+    The search looks at the first ``search_tokens`` of the validation text. The gradients'
+    statistics come from the first ``statistics_tokens`` of the training text in ``streams``.
+    """
+
+    learning_rates: tuple[Positive, ...] = (0.001, 0.002, 0.003)
+    decays: tuple[Probability, ...] = (0.01, 0.03, 0.075)
+    epsilon: Positive = 0.001
+    bptt: Count = 5
+    search_tokens: Count | None = None
+    statistics_tokens: Count | None = None
+    streams: Count = 100
+
+    def grid(self) -> list[DynamicUpdate]:
+        """All candidates, in the order of the lists."""
+        return [
+            DynamicUpdate(learning_rate=rate, decay=decay, epsilon=self.epsilon, bptt=self.bptt)
+            for rate in self.learning_rates
+            for decay in self.decays
+        ]
+
+
+class Experiment(Settings):
+    """One network on one corpus: section 4."""
+
+    corpus: str
+    first: Tokens = Tokens()
+    network: Network
+    language_model: StreamTraining
+    second_run: StreamTraining | None = None
+    discriminator: StreamTraining
+    finetuning: StreamTraining
+    all_options: bool = False
+    """Fine-tune in all four ways of Table 2, not only in the best one."""
+    dynamic: DynamicEvaluation | None = None
+
+
 class Profile(Settings):
     """Everything a run needs to know."""
 
     name: str
     summary: str
+    embedded_instead: bool = False
+    """Use the text that every Python brings along where a corpus is not to be had."""
     synthetic: Synthetic
+    corpora: dict[str, Experiment] = {}
 
 
 def names() -> list[str]:

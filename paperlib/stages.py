@@ -62,7 +62,8 @@ def once(kind: str, key: dict, compute: Callable[[Path], None]) -> Path:
         with FileLock(folder / "lock"):
             if not done.is_file():
                 compute(folder)
-                save_json(done, {"kind": kind, "key": key, "hardware": hardware.describe()})
+                record = {"commit": paths.commit(), "hardware": hardware.describe()}
+                save_json(done, {"kind": kind, "key": key} | record)
     return folder
 
 
@@ -83,6 +84,7 @@ def train(
     key = key | {"training": settings.model_dump(mode="json"), "precision": precision}
 
     def compute(folder: Path) -> None:
+        hardware.keep_memory()
         checkpoint = folder / "checkpoint.pt"
         progress = Trainer(make_task(model), settings, checkpoint).run()
         save_weights(folder / "model.safetensors", model)

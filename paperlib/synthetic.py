@@ -113,8 +113,7 @@ class SyntheticStudy:
                 f"discriminator ({of})",
                 model,
                 self.split,
-                seed=self.seed,
-                precision=hardware.precision(training.precision),
+                **self._options(training),
                 q0=self.start(of),
             ),
         )
@@ -244,7 +243,7 @@ class SyntheticStudy:
         for curve in self.settings.curves:
             yield f"curve_{curve.loss}_{curve.learning_rate:g}", self.curve(curve)
 
-    def _language_model(self, training: settings.Training) -> Trained:
+    def _language_model(self, training: settings.SentenceTraining) -> Trained:
         return stages.train(
             "language_model",
             self._data_key,
@@ -254,21 +253,19 @@ class SyntheticStudy:
                 f"language model (loss per {training.loss_per})",
                 model,
                 self.split,
-                seed=self.seed,
-                precision=hardware.precision(training.precision),
+                **self._options(training),
             ),
         )
 
-    def _finetune(self, title: str, of: str, loss: str, training: settings.Training) -> Trained:
+    def _finetune(
+        self, title: str, of: str, loss: str, training: settings.SentenceTraining
+    ) -> Trained:
         discriminator = self.discriminator(of) if loss == "discriminator" else None
         key = self._key(of) | {"loss": loss}
         if discriminator is not None:
             key["discriminator"] = discriminator.folder.name
-        options = {
-            "seed": self.seed,
-            "precision": hardware.precision(training.precision),
-            "probe": self.probe if of == "perturbed" else None,
-        }
+        options = self._options(training)
+        options["probe"] = self.probe if of == "perturbed" else None
 
         def make_task(model: nn.Module):
             if loss == "cross_entropy":
@@ -281,6 +278,13 @@ class SyntheticStudy:
         return stages.train(
             "finetuning", key, training, lower_bias(self.start(of), 0, 0), make_task
         )
+
+    def _options(self, training: settings.SentenceTraining) -> dict:
+        return {
+            "seed": self.seed,
+            "loss_per": training.loss_per,
+            "precision": hardware.precision(training.precision),
+        }
 
     def _new_model(self, stream: int) -> LSTM:
         generator = torch.Generator().manual_seed(2 * self.seed + stream)

@@ -3,15 +3,18 @@
 Shapes: N sentences, T words a sentence, V words. Losses are per token, in nats.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paperlib.evaluation import over_batches, perplexity
-from paperlib.losses import finetuning_loss, log_t, sigmoid_discriminator_loss
-from paperlib.models.readings import log_odds_of, log_q, log_q_of
+from paperlib.evaluation import finetuning_measures, over_batches, perplexity
+from paperlib.losses import finetuning_loss, sigmoid_discriminator_loss
+from paperlib.models.readings import log_odds_of, log_q_of
+from paperlib.training import Task
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,11 @@ class Probe:
         return model(self.sentences)[rows, self.positions]
 
 
-class SentenceTask:
-    """What the three tasks share: shuffled batches of sentences, and an optional probe."""
+class SentenceTask(Task):
+    """What the three tasks share: shuffled batches of sentences, and an optional probe.
+
+    The objective is the mean loss per token or, with ``loss_per="sentence"``, T times that.
+    """
 
     def __init__(
         self,
@@ -57,13 +63,14 @@ class SentenceTask:
         split: Split,
         *,
         seed: int,
+        loss_per: Literal["sentence", "word"] = "sentence",
         precision: torch.dtype = torch.float32,
         probe: Probe | None = None,
     ):
         self.title = title
         self.model = model
         self.split = split
-        self.tokens_per_example = split.train.shape[1]
+        self._scale = split.train.shape[1] if loss_per == "sentence" else 1
         self._seed = seed
         self._precision = precision
         self._probe = probe
@@ -72,6 +79,21 @@ class SentenceTask:
         """Indices of sentences, shuffled by (seed, epoch); the last batch may be smaller."""
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self.split.train))
         return list(torch.from_numpy(order).to(self.split.train.device).split(size))
+
+    def backward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Gradients of the parts of the loss; returns their means per token and their sum."""
+        parts = self.parts(batch)
+        loss = sum(parts.values())
+        (loss * self._scale).backward()
+        return {"loss": loss.detach()} | {name: part.detach() for name, part in parts.items()}
+
+    @abstractmethod
+    def parts(self, batch: Tensor) -> dict[str, Tensor]:
+        """The mean loss per token of a batch of sentences' indices, in its parts."""
+
+    def tokens(self, batch: Tensor) -> int:
+        """Predicted words."""
+        return batch.numel() * self.split.train.shape[1]
 
     def probe(self) -> list[float]:
         """Probabilities of the probed words."""
@@ -83,9 +105,11 @@ class LanguageModelTask(SentenceTask):
 
     criterion = "perplexity"
 
-    def loss(self, batch: Tensor) -> Tensor:
+    def parts(self, batch: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy alone."""
         words = self.split.train[batch]
-        return -log_q_of(self.model(words, precision=self._precision), words).mean()
+        log_q_true = log_q_of(self.model(words, precision=self._precision), words)
+        return {"cross_entropy": -log_q_true.mean()}
 
     def validate(self) -> dict[str, float]:
         return {"perplexity": perplexity(over_batches(self.model, self.split.valid, log_q_of))}
@@ -100,9 +124,10 @@ class DiscriminatorTask(SentenceTask):
         super().__init__(*args, **options)
         self._q0 = q0.eval()
 
-    def loss(self, batch: Tensor) -> Tensor:
-        words = self.split.train[batch]
-        return sum(part.mean() for part in self._parts(words, self._precision))
+    def parts(self, batch: Tensor) -> dict[str, Tensor]:
+        """D^(q) and D^(p)."""
+        d_q, d_p = self._parts(self.split.train[batch], self._precision)
+        return {"d_q": d_q.mean(), "d_p": d_p.mean()}
 
     def validate(self) -> dict[str, float]:
         parts = [
@@ -113,9 +138,9 @@ class DiscriminatorTask(SentenceTask):
 
     def _parts(self, words: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            log_q0 = log_q(self._q0(words, precision=precision))
+            logits_q0 = self._q0(words, precision=precision)
         logits = self.model(words, precision=precision)
-        return sigmoid_discriminator_loss(log_q0, logits, words)
+        return sigmoid_discriminator_loss(logits_q0, logits, words)
 
 
 class FinetuningTask(SentenceTask):
@@ -123,9 +148,6 @@ class FinetuningTask(SentenceTask):
 
     ``q0`` and ``discriminator`` are frozen and enter only at the true next word, so their two
     numbers a token are computed once, in float32. ``discriminator=None`` is r ≡ ½ (Table 2).
-
-    t has heavy tails, so validation also reports the largest t and the share of tokens that
-    effectively contribute to the estimated divergence, (Σ|x|)²/(n Σx²) with x = t log t.
     """
 
     criterion = "perplexity"
@@ -135,25 +157,17 @@ class FinetuningTask(SentenceTask):
         self._train_frozen = _frozen(q0, discriminator, self.split.train)
         self._valid_frozen = _frozen(q0, discriminator, self.split.valid)
 
-    def loss(self, batch: Tensor) -> Tensor:
+    def parts(self, batch: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy and the estimated reverse KL divergence."""
         words = self.split.train[batch]
         log_q_true = log_q_of(self.model(words, precision=self._precision), words)
         frozen = (values[batch] for values in self._train_frozen)
-        return sum(part.mean() for part in finetuning_loss(log_q_true, *frozen))
+        cross_entropy, reverse_kl = finetuning_loss(log_q_true, *frozen)
+        return {"cross_entropy": cross_entropy.mean(), "reverse_kl": reverse_kl.mean()}
 
     def validate(self) -> dict[str, float]:
-        log_q_true = over_batches(self.model, self.split.valid, log_q_of).double()
-        frozen = (values.double() for values in self._valid_frozen)
-        log_q0, log_odds = frozen
-        cross_entropy, reverse_kl = finetuning_loss(log_q_true, log_q0, log_odds)
-        return {
-            "perplexity": float(cross_entropy.mean().exp()),
-            "loss": float((cross_entropy + reverse_kl).mean()),
-            "reverse_kl": float(reverse_kl.mean()),
-            "largest_t": float(log_t(log_q_true, log_q0, log_odds).max().exp()),
-            "effective_share": float(reverse_kl.abs().sum() ** 2 / (reverse_kl**2).sum())
-            / reverse_kl.numel(),
-        }
+        log_q_true = over_batches(self.model, self.split.valid, log_q_of)
+        return finetuning_measures(log_q_true, *self._valid_frozen)
 
 
 def _frozen(q0: nn.Module, discriminator: nn.Module | None, sentences: Tensor):

@@ -1,20 +1,24 @@
 """The one training loop: language model, discriminator and fine-tuning differ only in their task.
 
 A task says what a batch is, what its loss is and how to validate; the loop does SGD with gradient
-clipping, decay on plateau with a return to the best weights, checkpoints and progress. A run that
-was interrupted resumes in the middle of its epoch and ends with the same numbers.
+clipping, averaged SGD, decay on plateau with a return to the best weights, checkpoints and
+progress. A run that was interrupted resumes in the middle of its epoch and ends with the same
+numbers.
 """
 
 import math
 import time
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from paperlib.averaging import Average
 from paperlib.checkpoints import load_state, save_state
 from paperlib.progress import bar
 from paperlib.settings import Training
@@ -26,7 +30,7 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message is one sentence for the user."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """What is trained. Losses are per token, in nats."""
 
     title: str
@@ -38,20 +42,39 @@ class Task(Protocol):
     criterion: str
     """The value of :meth:`validate` that training is to lower."""
 
-    tokens_per_example: int
-    """Words a sentence, by which ``loss_per = "sentence"`` scales the mean loss."""
-
+    @abstractmethod
     def batches(self, epoch: int, size: int) -> Sequence:
         """The batches of an epoch, the same ones whenever it is asked for again."""
 
-    def loss(self, batch) -> Tensor:
-        """Mean loss per token of a batch, to be differentiated."""
+    @abstractmethod
+    def backward(self, batch) -> dict[str, Tensor]:
+        """Add the gradients of a batch's objective to the parameters.
 
+        Returns its mean loss per token as ``loss``, and what else is to be averaged over an epoch.
+        """
+
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Measures on the validation set."""
 
+    def tokens(self, batch) -> int:
+        """Number of tokens of a batch, its weight in the mean over an epoch."""
+        return 1
+
+    def rate(self, batch) -> float:
+        """Factor of the learning rate for this batch."""
+        return 1.0
+
     def probe(self) -> list[float]:
         """Numbers to record after every step; an empty list where there is none."""
+        return []
+
+    def carried(self) -> dict[str, Tensor]:
+        """Tensors, beside the weights, that the next batch depends on."""
+        return {}
+
+    def carry(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`carried` returned."""
 
 
 @dataclass
@@ -61,7 +84,10 @@ class Progress:
     learning_rate: float
     epoch: int = 0
     batch: int = 0
-    loss_sum: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Measures of this epoch's batches so far, summed over tokens, and the number of tokens."""
+    averaging_since: int | None = None
+    """The epoch after which averaging began."""
     decays: int = 0
     epochs_without_improvement: int = 0
     best: float = math.inf
@@ -69,7 +95,8 @@ class Progress:
     seconds: float = 0.0
     finished: bool = False
     history: list[dict] = field(default_factory=list)
-    """One entry an epoch: epoch, learning_rate, train_loss and the measures of ``validate``."""
+    """One entry an epoch: epoch, learning_rate, the measures of ``validate`` and the means over the
+    epoch's batches, named ``train_…``."""
     probes: list[list[float]] = field(default_factory=list)
     """What ``probe`` returned before training and after every step."""
 
@@ -82,7 +109,10 @@ class Trainer:
         self.settings = settings
         self.checkpoint = checkpoint
         self.progress = Progress(settings.learning_rate)
-        self.optimizer = torch.optim.SGD(task.model.parameters(), lr=settings.learning_rate)
+        self.optimizer = torch.optim.SGD(
+            task.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.average: Average | None = None
         self.best_weights: dict[str, Tensor] = {}
         self._saved_at = time.monotonic()
 
@@ -95,8 +125,10 @@ class Trainer:
         if self.checkpoint.is_file():
             self._load()
         else:
-            self._validate(train_loss=None)
+            self._validate({})
             self._probe()
+            if self.settings.averaging == "always":
+                self._begin_averaging()
         while not self.progress.finished:
             self._epoch()
         self.task.model.load_state_dict(self.best_weights)
@@ -111,7 +143,6 @@ class Trainer:
         with bar(total=len(batches), initial=state.batch, title=title, unit="batch") as steps:
             for batch in batches[state.batch :]:
                 loss = self._step(batch)
-                state.loss_sum += loss
                 state.batch += 1
                 self._probe()
                 steps.set_postfix(loss=f"{loss:.4f}", **self._last_measure(), refresh=False)
@@ -119,57 +150,76 @@ class Trainer:
                 state.seconds = time.monotonic() - started
                 if time.monotonic() - self._saved_at > CHECKPOINT_EVERY_SECONDS:
                     self._save()
-        train_loss = state.loss_sum / len(batches)
-        state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
-        self._validate(train_loss)
+        tokens = state.sums.pop("tokens")
+        means = {f"train_{name}": total / tokens for name, total in state.sums.items()}
+        state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
+        self._validate(means)
         state.seconds = time.monotonic() - started
         self._schedule()
         self._save()
 
     def _step(self, batch) -> float:
-        loss = self.task.loss(batch)
-        scale = self.task.tokens_per_example if self.settings.loss_per == "sentence" else 1
+        task, state = self.task, self.progress
+        self._set_rate(state.learning_rate * task.rate(batch))
         self.optimizer.zero_grad()
-        (loss * scale).backward()
-        nn.utils.clip_grad_norm_(self.task.model.parameters(), self.settings.clip)
+        measured = task.backward(batch)
+        nn.utils.clip_grad_norm_(task.model.parameters(), self.settings.clip)
         self.optimizer.step()
-        value = loss.item()
-        if not math.isfinite(value):
+        if self.average is not None:
+            self.average.update(task.model)
+        values = dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"{self.task.title}: the loss is no longer finite in epoch "
-                f"{self.progress.epoch + 1} at learning rate {self.progress.learning_rate:g}; "
-                "lower the learning rate"
+                f"{task.title}: the loss is no longer finite in epoch {state.epoch + 1} at "
+                f"learning rate {state.learning_rate:g}; lower the learning rate"
             )
-        return value
+        tokens = task.tokens(batch)
+        sums = Counter(state.sums)
+        sums.update({name: value * tokens for name, value in values.items()} | {"tokens": tokens})
+        state.sums = dict(sums)
+        return values["loss"]
 
     @torch.no_grad()
-    def _validate(self, train_loss: float | None) -> None:
-        state = self.progress
-        self.task.model.eval()
-        measures = self.task.validate()
-        entry = {"epoch": state.epoch, "learning_rate": state.learning_rate}
-        state.history.append(entry | {"train_loss": train_loss} | measures)
-        if measures[self.task.criterion] < state.best:
-            state.best, state.best_epoch = measures[self.task.criterion], state.epoch
-            state.epochs_without_improvement = 0
-            weights = self.task.model.state_dict()
-            self.best_weights = {name: tensor.clone() for name, tensor in weights.items()}
-        else:
-            state.epochs_without_improvement += 1
+    def _validate(self, means: dict[str, float]) -> None:
+        state, model = self.progress, self.task.model
+        model.eval()
+        with self.average.applied(model) if self.average else nullcontext():
+            measures = self.task.validate()
+            entry = {"epoch": state.epoch, "learning_rate": state.learning_rate}
+            state.history.append(entry | means | measures)
+            if measures[self.task.criterion] < state.best:
+                state.best, state.best_epoch = measures[self.task.criterion], state.epoch
+                state.epochs_without_improvement = 0
+                self.best_weights = {
+                    name: tensor.clone() for name, tensor in model.state_dict().items()
+                }
+            else:
+                state.epochs_without_improvement += 1
 
     def _schedule(self) -> None:
         state, settings = self.progress, self.settings
-        if state.epochs_without_improvement >= settings.patience:
+        if settings.averaging == "triggered" and self.average is None:
+            values = [entry[self.task.criterion] for entry in state.history]
+            if non_monotonic(values, settings.nonmono):
+                self._begin_averaging()
+        elif state.epochs_without_improvement >= settings.patience:
             if state.decays == settings.max_decays:
                 state.finished = True
             state.decays += 1
             state.epochs_without_improvement = 0
             state.learning_rate *= settings.decay
-            for group in self.optimizer.param_groups:
-                group["lr"] = state.learning_rate
             self.task.model.load_state_dict(self.best_weights)
         if state.epoch >= settings.max_epochs:
             state.finished = True
+
+    def _begin_averaging(self) -> None:
+        self.progress.averaging_since = self.progress.epoch
+        self.progress.epochs_without_improvement = 0
+        self.average = Average(self.task.model)
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     @torch.no_grad()
     def _probe(self) -> None:
@@ -185,21 +235,27 @@ class Trainer:
             "progress": asdict(self.progress),
             "model": self.task.model.state_dict(),
             "best_weights": self.best_weights,
-            "optimizer": self.optimizer.state_dict(),
-            "random_state": torch.get_rng_state(),
+            "average": self.average.state() if self.average else None,
+            "carried": self.task.carried(),
         }
-        if torch.cuda.is_available():
-            state["cuda_random_state"] = torch.cuda.get_rng_state()
         save_state(self.checkpoint, state)
         self._saved_at = time.monotonic()
 
     def _load(self) -> None:
-        device = next(self.task.model.parameters()).device
-        state = load_state(self.checkpoint, device)
+        model = self.task.model
+        state = load_state(self.checkpoint, next(model.parameters()).device)
         self.progress = Progress(**state["progress"])
-        self.task.model.load_state_dict(state["model"])
+        model.load_state_dict(state["model"])
         self.best_weights = state["best_weights"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random_state"].cpu())
-        if "cuda_random_state" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda_random_state"].cpu())
+        if state["average"] is not None:
+            self.average = Average(model)
+            self.average.load(state["average"])
+        self.task.carry(state["carried"])
+
+
+def non_monotonic(values: Sequence[float], n: int) -> bool:
+    """Whether the last value is worse than the best of those at least ``n`` epochs before it.
+
+    The trigger of NT-AvSGD (Merity et al., 2017, algorithm 1).
+    """
+    return len(values) > n and values[-1] > min(values[:-n])

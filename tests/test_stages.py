@@ -10,7 +10,7 @@ import torch
 from paperlib import stages, training
 from paperlib.checkpoints import CheckpointError
 from paperlib.models import LSTM
-from paperlib.settings import Model, Training
+from paperlib.settings import Model, SentenceTraining
 from paperlib.tasks import LanguageModelTask, Split
 
 
@@ -33,14 +33,14 @@ def train(settings, key=None, interrupt_after=None):
         task = LanguageModelTask("t", model, Split(sentences[:30], sentences[30:]), seed=0)
         if interrupt_after is not None:
             batches = iter(range(interrupt_after))
-            real = task.loss
-            task.loss = lambda batch: real(batch) if next(batches, None) is not None else 1 / 0
+            real = task.backward
+            task.backward = lambda batch: real(batch) if next(batches, None) is not None else 1 / 0
         return task
 
     return stages.train("test", key or {"seed": 0}, settings, new_model(), make_task), made
 
 
-SETTINGS = Training(batch_size=10, max_epochs=2)
+SETTINGS = SentenceTraining(batch_size=10, max_epochs=2)
 
 
 def test_a_finished_stage_is_found_again_without_its_task():

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paperlib import training
+from paperlib.averaging import Average
 from paperlib.checkpoints import CheckpointError, load_state, save_state
 from paperlib.models import LSTM
-from paperlib.settings import Model, Training
+from paperlib.settings import Model, SentenceTraining, Training
 from paperlib.tasks import LanguageModelTask, Probe, Split
-from paperlib.training import Trainer, TrainingError
+from paperlib.training import Task, Trainer, TrainingError
 
-SETTINGS = Training(batch_size=8, max_epochs=3, patience=1, max_decays=1)
+SETTINGS = SentenceTraining(batch_size=8, max_epochs=3, patience=1, max_decays=1)
 STEPS = 3 * 4
 
 
@@ -33,11 +34,11 @@ def language_model_task(task_class=LanguageModelTask, **options):
 class Interrupted(LanguageModelTask):
     """Raises as Ctrl-C does, before a given number of steps is exceeded."""
 
-    def loss(self, batch):
+    def backward(self, batch):
         self.steps_left -= 1
         if self.steps_left < 0:
             raise KeyboardInterrupt
-        return super().loss(batch)
+        return super().backward(batch)
 
 
 def weights_of(trainer):
@@ -83,7 +84,7 @@ def test_resumed_equals_uninterrupted(first, second, uninterrupted, tmp_path_fac
 def test_one_step_is_sgd_with_clipping_written_out(tmp_path):
     task = language_model_task()
     task.split = Split(task.split.train, task.split.train)  # so that the step improves it
-    settings = Training(
+    settings = SentenceTraining(
         learning_rate=0.7, batch_size=30, clip=0.01, loss_per="sentence", max_epochs=1
     )
     reference = language_model_task().model
@@ -94,8 +95,7 @@ def test_one_step_is_sgd_with_clipping_written_out(tmp_path):
     loss = -log_q[rows, columns, words.numpy()].sum() / len(words)
     gradients = torch.autograd.grad(loss, list(reference.parameters()))
     norm = math.sqrt(sum((gradient**2).sum().item() for gradient in gradients))
-    trainer = Trainer(task, settings, tmp_path / "checkpoint.pt")
-    trainer.run()
+    Trainer(task, settings, tmp_path / "checkpoint.pt").run()
     for trained, before, gradient in zip(
         task.model.parameters(), reference.parameters(), gradients, strict=True
     ):
@@ -103,27 +103,29 @@ def test_one_step_is_sgd_with_clipping_written_out(tmp_path):
         torch.testing.assert_close(trained, expected.detach(), atol=1e-6, rtol=1e-4)
 
 
-class Scripted:
+class Scripted(Task):
     """A task whose validation values are given; its one weight counts the steps."""
 
-    title, criterion, tokens_per_example = "scripted", "value", 1
+    title, criterion = "scripted", "value"
 
-    def __init__(self, values):
+    def __init__(self, values, steps=1):
         self.model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
         self.values = iter(values)
+        self.steps = steps
+        self.seen = []
 
     def batches(self, epoch, size):
-        return [None]
+        return list(range(self.steps))
 
-    def loss(self, batch):
-        return -self.model.weight.sum()
+    def backward(self, batch):
+        loss = -self.model.weight.sum()
+        loss.backward()
+        return {"loss": loss.detach()}
 
     def validate(self):
+        self.seen.append(self.model.weight.item())
         return {"value": next(self.values)}
-
-    def probe(self):
-        return []
 
 
 def test_the_rate_decays_after_the_patience_and_goes_back_to_the_best_weights(tmp_path):
@@ -144,9 +146,66 @@ def test_a_model_that_does_not_improve_stays_as_it_was(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_in_one_sentence(tmp_path):
     task = Scripted([1, 1])
-    task.loss = lambda batch: task.model.weight.sum() * math.nan
+    task.backward = lambda batch: {"loss": torch.tensor(math.nan)}
     with pytest.raises(TrainingError, match="no longer finite in epoch 1 at learning rate 1"):
         Trainer(task, Training(max_epochs=2), tmp_path / "checkpoint.pt").run()
+
+
+def test_averaging_evaluates_and_keeps_the_mean_of_the_weights_since_it_began(tmp_path):
+    """Each step adds 1 to the weight, so the mean after n of them is known."""
+    settings = Training(max_epochs=3, averaging="always", clip=1.0)
+    task = Scripted([9, 5, 4, 3], steps=2)
+    progress = Trainer(task, settings, tmp_path / "checkpoint.pt").run()
+    assert task.seen == pytest.approx([0, 1.5, 2.5, 3.5], rel=1e-5)
+    assert task.model.weight.item() == pytest.approx(3.5, rel=1e-5)
+    assert progress.averaging_since == 0
+
+
+def test_triggered_averaging_waits_for_the_non_monotonic_criterion(tmp_path):
+    settings = Training(max_epochs=6, patience=99, averaging="triggered", nonmono=2)
+    # 6 is worse than the best of two epochs before it, 5; an epoch without improvement is not.
+    task = Scripted([9, 5, 4, 6, 5, 4, 3])
+    progress = Trainer(task, settings, tmp_path / "checkpoint.pt").run()
+    assert progress.averaging_since == 3
+    assert task.seen == pytest.approx([0, 1, 2, 3, 4, 4.5, 5], rel=1e-5)
+
+
+@given(values=st.lists(st.integers(0, 5), min_size=1, max_size=12), n=st.integers(1, 5))
+def test_the_non_monotonic_criterion_is_that_of_the_algorithm(values, n):
+    """Merity et al. (2017), algorithm 1: t > n and v_t > min over l in 0…t−n of logs[l]."""
+    t = len(values) - 1
+    logs = values[:-1]
+    expected = t >= n and values[-1] > min(logs[: t - n + 1])
+    assert training.non_monotonic(values, n) == expected
+
+
+def test_an_interrupted_averaged_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
+    settings = SETTINGS.model_copy(update={"averaging": "triggered", "nonmono": 1, "max_epochs": 4})
+    settings = settings.model_copy(update={"learning_rate": 30.0, "patience": 9})
+    whole = Trainer(language_model_task(), settings, tmp_path / "whole.pt")
+    expected = without_time(whole.run())
+    assert expected["averaging_since"] is not None
+    for steps in (6, 7):
+        task = language_model_task(Interrupted)
+        task.steps_left = steps
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(task, settings, tmp_path / "parts.pt").run()
+    resumed = Trainer(language_model_task(), settings, tmp_path / "parts.pt")
+    assert without_time(resumed.run()) == expected
+    for name, tensor in weights_of(resumed).items():
+        assert torch.equal(tensor, weights_of(whole)[name])
+
+
+def test_averaged_weights_are_taken_back_when_validation_fails():
+    model = nn.Linear(2, 2)
+    average = Average(model)
+    before = [parameter.clone() for parameter in model.parameters()]
+    average.weights = [torch.zeros_like(weight) for weight in average.weights]
+    with pytest.raises(ZeroDivisionError), average.applied(model):
+        assert not any(parameter.any() for parameter in model.parameters())
+        1 / 0  # noqa: B018
+    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

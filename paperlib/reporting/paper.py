@@ -44,3 +44,42 @@ CHOSEN_WORD = {"q0": 1e-8, "p_hat": 1e-6, "p": 1e-3}
 
 SHARES = {"frequent": 0.705, "almost_frequent": 0.147, "other": 0.148}
 """Shares of the training words by class (appendix A)."""
+
+TABLE2 = {
+    "initial": {
+        "valid_loss": 3.99500,
+        "valid_ppl": 54.31,
+        "reverse_kl": 0.00024,
+        "test_ppl": 52.45,
+    },
+    "discriminator": {
+        "valid_loss": 4.00248,
+        "valid_ppl": 53.90,
+        "reverse_kl": 0.01527,
+        "test_ppl": 52.12,
+    },
+    "dropout_discriminator": {"outcome": "both increase"},
+    "no_discriminator": {
+        "valid_loss": 4.01317,
+        "valid_ppl": 54.16,
+        "reverse_kl": 0.02126,
+        "test_ppl": 52.38,
+    },
+    "dropout_no_discriminator": {"outcome": "both increase"},
+}
+"""Table 2, direct output connection on Penn Treebank; "both total loss and perplexity increase"."""
+
+TABLE3 = {
+    "mos_original": {"ptb": (56.54, 54.44), "wikitext2": (63.88, 61.45)},
+    "mos_initial": {"ptb": (None, 54.66), "wikitext2": (64.35, 61.90)},
+    "mos_finetuned": {"ptb": (55.75, 53.91), "wikitext2": (63.52, 61.19)},
+    "mos_original_dynamic": {"ptb": (48.33, 47.69), "wikitext2": (42.41, 40.68)},
+    "mos_finetuned_dynamic": {"ptb": (None, 47.68), "wikitext2": (42.83, 40.96)},
+    "doc_original": {"ptb": (None, 52.38), "wikitext2": (60.29, 58.03)},
+    "doc_initial": {"ptb": (54.31, 52.45), "wikitext2": (None, None)},
+    "doc_finetuned": {"ptb": (53.90, 52.12), "wikitext2": (None, None)},
+}
+"""Table 3, validation and test perplexity; None where the paper's text has no value.
+
+Rows named ``original`` quote Yang et al. (2017) and Takase et al. (2018).
+"""

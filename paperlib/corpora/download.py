@@ -1,0 +1,91 @@
+"""Downloads of known corpora: checked, from whichever mirror answers, whole or not at all."""
+
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pooch
+
+from paperlib.corpora.known import Known
+from paperlib.corpora.text import CorpusError
+from paperlib.progress import bar
+
+ANSWER = 5.0
+"""Seconds in which a mirror must answer; all are asked at once, so no network takes no longer."""
+
+STALL = 5.0
+"""Seconds without a byte after which the next mirror is tried."""
+
+_CHUNK = 1 << 16
+
+
+def download(corpus: Known, folder: Path) -> None:
+    """Make ``folder``, with the three files of ``corpus`` in it, each of the right SHA-256.
+
+    Raises :class:`CorpusError`, which says what was wrong with each mirror.
+    """
+    pooch.get_logger().setLevel("WARNING")  # the progress bar says what it says below that
+    failures = []
+    for mirror in _answering(corpus.mirrors):
+        host = urlsplit(mirror).netloc
+        try:
+            return _fetch(corpus, mirror, folder)
+        except OSError as error:  # those of requests are of this kind too
+            failures.append(f"{host}: {error.strerror or type(error).__name__}")
+        except ValueError:
+            failures.append(f"{host}: the text it sent has another SHA-256")
+    hosts = " or ".join(urlsplit(mirror).netloc for mirror in corpus.mirrors)
+    raise CorpusError("; ".join(failures) or f"no answer from {hosts} within {ANSWER:.0f} s")
+
+
+def _answering(mirrors: Sequence[str]) -> Iterator[str]:
+    """Mirrors that have the training text, in the order in which they answer."""
+    answers: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+
+    def ask(mirror: str) -> None:
+        request = pooch.HTTPDownloader(timeout=ANSWER)
+        try:
+            has = request(mirror.format(split="train"), None, None, check_only=True)
+        except (OSError, ValueError):
+            has = False
+        answers.put((mirror, has))
+
+    # Looking up a host's address obeys no timeout: threads that may be left behind do.
+    for mirror in mirrors:
+        threading.Thread(target=ask, args=(mirror,), daemon=True).start()
+    deadline = time.monotonic() + ANSWER
+    for _ in mirrors:
+        try:
+            mirror, has = answers.get(timeout=max(0, deadline - time.monotonic()))
+        except queue.Empty:
+            return
+        if has:
+            yield mirror
+
+
+def _fetch(corpus: Known, mirror: str, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        complete = Path(temporary) / folder.name
+        for split, name in corpus.files().items():
+            progress = bar(total=1, title=f"{corpus.title}, {split}", unit="B", unit_scale=True)
+            with closing(progress):
+                pooch.retrieve(
+                    mirror.format(split=split),
+                    known_hash=f"sha256:{corpus.sha256[split]}",
+                    fname=name,
+                    path=complete,
+                    downloader=pooch.HTTPDownloader(
+                        progressbar=progress, chunk_size=_CHUNK, timeout=STALL
+                    ),
+                )
+        try:
+            complete.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process may have been faster
+                raise

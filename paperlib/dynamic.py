@@ -1,0 +1,78 @@
+"""Dynamic evaluation (Krause et al., 2018): the model goes on learning from the text it has read.
+
+After each piece of text has been counted, the weights take a step against its gradient, scaled by
+the root mean square of the gradients over the training text, and decay towards the trained weights.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from paperlib.models.stream import StreamModel
+from paperlib.progress import bar
+from paperlib.settings import DynamicUpdate
+
+
+def gradient_rms(model: StreamModel, words: Tensor, bptt: int, title: str) -> list[Tensor]:
+    """Root mean square of each parameter's gradient over pieces of ``bptt`` steps.
+
+    ``words`` ``(n, B)`` is the training text in streams; the gradients are those of the mean
+    cross-entropy of a piece, without dropout. Returns one tensor a parameter.
+    """
+    model = copy.deepcopy(model)
+    parameters = list(model.parameters())
+    squares = [torch.zeros_like(parameter) for parameter in parameters]
+    count = 0
+    for log_q in _pieces(model, words, bptt, title):
+        gradients = torch.autograd.grad(-log_q.mean(), parameters)
+        torch._foreach_addcmul_(squares, gradients, gradients)
+        count += 1
+    return [(square / count).sqrt() for square in squares]
+
+
+def dynamic_log_q(
+    model: StreamModel,
+    tokens: Tensor,
+    eos: int,
+    rms: list[Tensor],
+    update: DynamicUpdate,
+    title: str,
+) -> Tensor:
+    """``(N,)`` log-probabilities of all ``tokens`` under dynamic evaluation, nats.
+
+    The first token follows an ``eos``. With g the gradient of a piece's mean cross-entropy and R
+    its ``rms``, each weight θ moves after the piece by
+
+        −η g / (R + ε) + min(λ R / mean R, 1) (θ_trained − θ),
+
+    the mean taken over all weights; η, λ and ε are ``update``'s ``learning_rate``, ``decay`` and
+    ``epsilon``. ``model`` itself stays as it is.
+    """
+    model = copy.deepcopy(model)
+    parameters = list(model.parameters())
+    trained = [parameter.detach().clone() for parameter in parameters]
+    mean = sum(value.sum() for value in rms) / sum(value.numel() for value in rms)
+    decay = [(update.decay * value / mean).clamp_max(1) for value in rms]
+    scale = [update.learning_rate / (value + update.epsilon) for value in rms]
+    history = torch.cat([tokens.new_full((1,), eos), tokens])
+    values = []
+    for log_q in _pieces(model, history[:, None], update.bptt, title):
+        values.append(log_q.detach().squeeze(1))
+        gradients = torch.autograd.grad(-log_q.mean(), parameters)
+        with torch.no_grad():
+            back = torch._foreach_sub(trained, parameters)
+            torch._foreach_addcmul_(parameters, decay, back)
+            torch._foreach_addcmul_(parameters, scale, gradients, value=-1)
+    return torch.cat(values)
+
+
+def _pieces(model: nn.Module, words: Tensor, bptt: int, title: str) -> Iterator[Tensor]:
+    """log q ``(T, B)`` of the next words, piece by piece with the weights of the moment."""
+    state = model.start(words.shape[1])
+    starts = range(0, len(words) - 1, bptt)
+    for start in bar(starts, title=title, unit="piece"):
+        target = words[start + 1 : start + 1 + bptt]
+        encoded, state = model.encode(words[start : start + len(target)], state)
+        yield model.log_q_of(encoded, target)

@@ -1,0 +1,100 @@
+"""What section 4 asks of a model of running text, and how any network becomes one.
+
+Shapes: T time steps, B streams, V words. Log-probabilities are in nats.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from paperlib.losses import discriminator_loss
+from paperlib.models import readings
+
+State = tuple[Tensor, ...]
+"""What a model remembers between two pieces of text; the first axis of each tensor is the stream.
+Empty where a model remembers nothing."""
+
+
+class StreamModel(Protocol):
+    """A network read as a language model, q, or as a discriminator, r (§2.1).
+
+    ``encode`` reads words; what it returns stands for the contexts after each of them and is what
+    all other methods take. ``target`` holds the words that follow.
+    """
+
+    def start(self, streams: int) -> State:
+        """The state before the first word."""
+
+    def encode(
+        self, words: Tensor, state: State, dropout: torch.Generator | None = None
+    ) -> tuple[Any, State]:
+        """Read ``words`` ``(T, B)``; the state returned is detached.
+
+        There is dropout if and only if ``dropout`` gives the randomness for it.
+        """
+
+    def log_q(self, encoded) -> Tensor:
+        """log q(w|c) of all words, ``(T, B, V)``."""
+
+    def log_q_of(self, encoded, target: Tensor) -> Tensor:
+        """log q(w|c) of the words ``target``, ``(T, B)``."""
+
+    def log_r(self, encoded) -> tuple[Tensor, Tensor]:
+        """log r(w|c) and log(1 − r(w|c)) of all words, ``(T, B, V)`` each."""
+
+    def log_odds_of(self, encoded, target: Tensor) -> Tensor:
+        """log r − log(1 − r) of the words ``target``, ``(T, B)``."""
+
+    def discriminator_loss(self, encoded, log_q0: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. (6) against ``log_q0`` ``(T, B, V)``: D^(q) and D^(p), ``(T, B)`` each."""
+
+    def regularisation(self, encoded) -> Tensor:
+        """What is added to the mean loss per token in regularised training, a scalar."""
+
+
+class FromLogits(nn.Module):
+    """The stream model of any network that maps words ``(T, B)`` to logits ``(T, B, V)``.
+
+    Softmax makes them q, a sigmoid makes them r. The network sees one piece of text at a time and
+    remembers nothing of the one before; its own dropout modules follow ``train()`` and ``eval()``
+    and draw from PyTorch's global generator, so leave them out where runs must repeat.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def start(self, streams: int) -> State:
+        """Nothing to remember."""
+        return ()
+
+    def encode(self, words: Tensor, state: State, dropout=None) -> tuple[Tensor, State]:
+        """The logits."""
+        return self.network(words), state
+
+    def log_q(self, encoded: Tensor) -> Tensor:
+        """See :class:`StreamModel`."""
+        return readings.log_q(encoded)
+
+    def log_q_of(self, encoded: Tensor, target: Tensor) -> Tensor:
+        """See :class:`StreamModel`."""
+        return readings.log_q_of(encoded, target)
+
+    def log_r(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`StreamModel`."""
+        return readings.log_r(encoded)
+
+    def log_odds_of(self, encoded: Tensor, target: Tensor) -> Tensor:
+        """See :class:`StreamModel`."""
+        return readings.log_odds_of(encoded, target)
+
+    def discriminator_loss(
+        self, encoded: Tensor, log_q0: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`StreamModel`."""
+        return discriminator_loss(log_q0, *readings.log_r(encoded), target)
+
+    def regularisation(self, encoded: Tensor) -> Tensor:
+        """None."""
+        return encoded.new_zeros(())

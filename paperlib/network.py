@@ -1,0 +1,72 @@
+"""Shape and regularisation of the networks of section 4, as settings that models are built from."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Dropout(BaseModel):
+    """Rates of the five places where AWD-LSTM drops, and of the mixture's latents."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding: Rate = 0.0
+    """Whole words, of the lookup (Gal & Ghahramani, 2016)."""
+    input: Rate = 0.0
+    """Locked, on the first layer's input."""
+    hidden: Rate = 0.0
+    """Locked, between layers."""
+    output: Rate = 0.0
+    """Locked, on the last layer's output."""
+    latent: Rate = 0.0
+    """Locked, on the experts' latent vectors."""
+    weight: Rate = 0.0
+    """Recurrent weights (DropConnect; Merity et al., 2017)."""
+
+
+class Network(BaseModel):
+    """AWD-LSTM with a softmax, a mixture of softmaxes or direct output connection.
+
+    ``experts`` gives each layer's number of experts. ``activation`` and ``temporal`` are α and β of
+    Merity et al. (2017); ``balance`` is the coefficient of the squared coefficient of variation of
+    the mixture weights (Takase et al., 2018).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    head: Literal["softmax", "mos", "doc"]
+    embedding: Count
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)]
+    experts: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    dropout: Dropout = Dropout()
+    activation: Weight = 0.0
+    temporal: Weight = 0.0
+    balance: Weight = 0.0
+    init_range: Annotated[float, Field(gt=0)] = 0.1
+
+    @model_validator(mode="after")
+    def _experts_fit_the_head(self):
+        if self.head == "softmax":
+            if self.experts:
+                raise ValueError("head 'softmax' has no experts; leave `experts` out")
+            if self.hidden[-1] != self.embedding:
+                raise ValueError(
+                    f"head 'softmax' shares its weights with the embedding, so the last layer must "
+                    f"have {self.embedding} units, not {self.hidden[-1]}"
+                )
+            return self
+        if len(self.experts) != len(self.hidden) or not self.experts[-1]:
+            raise ValueError(
+                f"head {self.head!r} needs a number of experts for each of the {len(self.hidden)} "
+                "layers, the last one at least 1"
+            )
+        inner = sum(self.experts[:-1])
+        if self.head == "mos" and inner:
+            raise ValueError("head 'mos' has experts on the last layer alone; 'doc' on inner ones")
+        if self.head == "doc" and not inner:
+            raise ValueError("head 'doc' needs experts on an inner layer; without, it is 'mos'")
+        return self

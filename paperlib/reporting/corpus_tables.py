@@ -1,0 +1,143 @@
+"""Tables 2 and 3 beside the paper's numbers."""
+
+import pandas as pd
+
+from paperlib.corpus_study import BEST, CorpusStudy
+from paperlib.reporting import paper
+
+NOT_RUN = "not run in this profile"
+
+TABLE2_NAMES = {
+    "initial": "Initial model",
+    "discriminator": "Without dropout, with discriminator",
+    "dropout_discriminator": "With dropout, with discriminator",
+    "no_discriminator": "Without dropout, without discriminator",
+    "dropout_no_discriminator": "With dropout, without discriminator",
+}
+
+TABLE2_COLUMNS = ("valid_loss", "valid_ppl", "reverse_kl", "test_ppl")
+
+TABLE3_NAMES = {
+    "mos_original": "Mixture of softmaxes, original paper",
+    "mos_initial": "Mixture of softmaxes, results of our training",
+    "mos_finetuned": "Mixture of softmaxes, our fine-tuning",
+    "mos_original_dynamic": "Mixture of softmaxes, original paper + dyn. eval.",
+    "mos_finetuned_dynamic": "Mixture of softmaxes, our fine-tuning + dyn. eval.",
+    "doc_original": "Direct output connection, original paper",
+    "doc_initial": "Direct output connection, results of our training",
+    "doc_finetuned": "Direct output connection, our fine-tuning",
+}
+
+CORPORA = {"ptb": "Penn Treebank", "wikitext2": "WikiText-2"}
+
+
+def outcome(history: list[dict]) -> str:
+    """What fine-tuning did on the validation set, from the start to the best of its epochs.
+
+    ``history`` has the total loss and the perplexity of each epoch, the first before training.
+    """
+    before, after = history[0], history[1:]
+    worse = [name for name in ("loss", "perplexity") if min(e[name] for e in after) >= before[name]]
+    if len(worse) == 2:
+        return "both increase"
+    return f"{worse[0]} increases" if worse else "both decrease"
+
+
+def table2(study: CorpusStudy) -> pd.DataFrame:
+    """Table 2 for one experiment: the initial model and the ways to fine-tune it.
+
+    Loss and reverse KL divergence (nats a token) are those that the row's own fine-tuning
+    minimises, at its best epoch; the initial model's are measured with the discriminator. An option
+    that this profile does not run has no numbers and says so in ``outcome``.
+    """
+    rows = []
+    for name in TABLE2_NAMES:
+        option = BEST if name == "initial" else name
+        row = {"option": name, "outcome": NOT_RUN}
+        if option in study.options():
+            run = study.finetuned(option)
+            best = run.history[0 if name == "initial" else run.progress.best_epoch]
+            model = study.initial if name == "initial" else run
+            row |= {
+                "outcome": "" if name == "initial" else outcome(run.history),
+                "best_epoch": best["epoch"],
+                "valid_loss": best["loss"],
+                "valid_ppl": best["perplexity"],
+                "reverse_kl": best["reverse_kl"],
+                "test_ppl": study.perplexities(model)["test"],
+            }
+        theirs = paper.TABLE2[name]
+        row |= {f"paper_{column}": theirs.get(column) for column in TABLE2_COLUMNS}
+        rows.append(row | {"paper_outcome": theirs.get("outcome", "")})
+    return pd.DataFrame(rows)
+
+
+def table2_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 2 with the paper's value in brackets."""
+    places = {"valid_loss": 5, "valid_ppl": 2, "reverse_kl": 5, "test_ppl": 2}
+    titles = ("Val. loss", "Val. ppl.", "Val. rev. KL-div.", "Test ppl.")
+
+    def cell(row: pd.Series, column: str) -> str:
+        theirs = row[f"paper_{column}"]
+        beside = "" if pd.isna(theirs) else f" ({theirs:.{places[column]}f})"
+        value = row.get(column)
+        return (NOT_RUN if pd.isna(value) else f"{value:.{places[column]}f}") + beside
+
+    shown = {"Fine-tuning option": table["option"].map(TABLE2_NAMES)}
+    for column, title in zip(TABLE2_COLUMNS, titles, strict=True):
+        shown[title] = [cell(row, column) for _, row in table.iterrows()]
+    shown["On validation"] = [
+        row["outcome"] + (f" ({row['paper_outcome']})" if row["paper_outcome"] else "")
+        for _, row in table.iterrows()
+    ]
+    return pd.DataFrame(shown)
+
+
+def table3(studies: dict[str, CorpusStudy]) -> pd.DataFrame:
+    """Table 3 from the experiments there are, by name such as ``mos_ptb``.
+
+    Perplexities ``ptb_valid``, ``ptb_test``, ``wikitext2_valid``, ``wikitext2_test``, each with its
+    ``paper_`` twin; empty where this profile does not run them, and in the rows that quote the
+    original papers.
+    """
+    rows = []
+    for name in TABLE3_NAMES:
+        row = {"model": name}
+        for corpus in CORPORA:
+            ours = _measured(studies.get(f"{name.split('_')[0]}_{corpus}"), name)
+            for k, split in enumerate(("valid", "test")):
+                row[f"{corpus}_{split}"] = ours and ours[split]
+                row[f"paper_{corpus}_{split}"] = paper.TABLE3[name][corpus][k]
+        rows.append(row)
+    return pd.DataFrame(rows).astype({c: float for c in _columns()})
+
+
+def table3_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 3 with the paper's value in brackets."""
+
+    def cell(row: pd.Series, column: str) -> str:
+        theirs = row[f"paper_{column}"]
+        beside = "" if pd.isna(theirs) else f"({theirs:.2f})"
+        if "original" in row["model"]:
+            return beside
+        ours = NOT_RUN if pd.isna(row[column]) else f"{row[column]:.2f}"
+        return f"{ours} {beside}".strip()
+
+    shown = {"Model": table["model"].map(TABLE3_NAMES)}
+    for corpus, title in CORPORA.items():
+        for split in ("valid", "test"):
+            cells = [cell(row, f"{corpus}_{split}") for _, row in table.iterrows()]
+            shown[f"{title}, {split}"] = cells
+    return pd.DataFrame(shown)
+
+
+def _measured(study: CorpusStudy | None, row: str) -> dict | None:
+    if study is None or "original" in row:
+        return None
+    model = study.initial if row.endswith("initial") else study.finetuned()
+    return study.dynamic(model) if row.endswith("dynamic") else study.perplexities(model)
+
+
+def _columns() -> list[str]:
+    own = [f"{corpus}_{split}" for corpus in CORPORA for split in ("valid", "test")]
+    return own + [f"paper_{column}" for column in own]

@@ -1,0 +1,208 @@
+"""The three trainings of section 4 on running text: language model, discriminator, fine-tuning.
+
+Any :class:`paperlib.models.stream.StreamModel` can be trained. Shapes: B streams, n steps a stream,
+T steps of a piece. Losses are per token, in nats.
+"""
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paperlib import hardware
+from paperlib.corpora import Corpus, streams
+from paperlib.evaluation import finetuning_measures, perplexity
+from paperlib.losses import finetuning_loss
+from paperlib.models.stream import State, StreamModel
+from paperlib.settings import StreamTraining
+from paperlib.streams import Piece, Read, along, over_tokens, pieces
+from paperlib.training import Task
+
+VALIDATION_STREAMS = 16
+
+
+class StreamTask(Task):
+    """What the three tasks share: text in streams, states carried, pieces of random length.
+
+    With ``training.regularised`` there is dropout, from a generator seeded by ``seed``, and the
+    model's own regularisation. The streams of a batch are worked on in ``training.parts`` groups,
+    one after the other, to save memory; their gradients add up to the batch's.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        model: nn.Module,
+        corpus: Corpus,
+        training: StreamTraining,
+        seed: int,
+    ):
+        self.title = title
+        self.model = model
+        self.training = training
+        self.eos = corpus.eos
+        self.device = next(model.parameters()).device
+        self.train = on_device(streams(corpus.train, training.batch_size), self.device)
+        self.valid = on_device(corpus.valid, self.device)
+        self._seed = seed
+        self._dropout = None
+        if training.regularised:
+            self._dropout = torch.Generator(self.device).manual_seed(seed)
+        self._precision = hardware.precision(training.precision)
+        self._columns = torch.arange(training.batch_size, device=self.device).chunk(training.parts)
+        self._states: dict[str, State] = {}
+
+    def batches(self, epoch: int, size: int) -> list[Piece]:
+        """Pieces of the epoch, cut by (seed, epoch)."""
+        bptt = self.training.bptt
+        rng = np.random.default_rng([self._seed, epoch])
+        return pieces(len(self.train) - 1, bptt, bptt + self.training.bptt_excess, rng)
+
+    def tokens(self, batch: Piece) -> int:
+        """Predicted words."""
+        return batch.length * self.train.shape[1]
+
+    def rate(self, batch: Piece) -> float:
+        """The learning rate is in proportion to the length, so each word counts the same."""
+        return batch.length / self.training.bptt
+
+    def backward(self, batch: Piece) -> dict[str, Tensor]:
+        """Gradients of the loss and the regularisation, group after group of streams."""
+        until = batch.start + batch.length
+        totals: dict[str, Tensor] = {}
+        for group, columns in enumerate(self._columns):
+            share = len(columns) / self.train.shape[1]
+            words = self.train[batch.start : until, columns]
+            target = self.train[batch.start + 1 : until + 1, columns]
+            with torch.autocast(
+                self.device.type, self._precision, enabled=self._precision != torch.float32
+            ):
+                encoded = self.encode(self.model, f"model.{group}", words, batch, self._dropout)
+                parts = self.parts(encoded, target, batch, columns)
+                objective = sum(parts.values())
+                if self.training.regularised:
+                    objective = objective + self.model.regularisation(encoded)
+            (objective * share).backward()
+            for name, part in {"loss": sum(parts.values()), **parts}.items():
+                totals[name] = totals.get(name, 0) + part.detach() * share
+        return totals
+
+    @abstractmethod
+    def parts(self, encoded, target: Tensor, batch: Piece, columns: Tensor) -> dict[str, Tensor]:
+        """The mean loss per token of the streams ``columns`` of a piece, in its parts."""
+
+    def encode(self, model: StreamModel, name: str, words: Tensor, batch: Piece, dropout=None):
+        """Encode with the state that the piece before this one left under ``name``."""
+        if batch.start == 0:
+            self._states[name] = model.start(words.shape[1])
+        encoded, self._states[name] = model.encode(words, self._states[name], dropout)
+        return encoded
+
+    def on_valid(self, read: Read, *models: StreamModel) -> Tensor:
+        """``read`` at every token of the validation text."""
+        return over_tokens(models, self.valid, self.eos, read, VALIDATION_STREAMS)
+
+    def carried(self) -> dict[str, Tensor]:
+        """Recurrent states, and the state of the dropout's generator."""
+        tensors = {
+            f"{name}.{number}": tensor
+            for name, state in self._states.items()
+            for number, tensor in enumerate(state)
+        }
+        if self._dropout is not None:
+            tensors["dropout"] = self._dropout.get_state()
+        return tensors
+
+    def carry(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from these states."""
+        tensors = dict(tensors)
+        if self._dropout is not None:
+            self._dropout.set_state(tensors.pop("dropout").cpu())
+        self._states = {}
+        for name, tensor in tensors.items():  # in the order in which they were carried
+            name = name.rsplit(".", 1)[0]
+            self._states[name] = (*self._states.get(name, ()), tensor)
+
+
+class LanguageModelStreams(StreamTask):
+    """Cross-entropy, eq. (1)."""
+
+    criterion = "perplexity"
+
+    def parts(self, encoded, target, batch, columns) -> dict[str, Tensor]:
+        """Cross-entropy alone."""
+        return {"cross_entropy": -self.model.log_q_of(encoded, target).mean()}
+
+    def validate(self) -> dict[str, float]:
+        """Perplexity."""
+        return {"perplexity": perplexity(self.on_valid(self.model.log_q_of, self.model).cpu())}
+
+
+class DiscriminatorStreams(StreamTask):
+    """Eq. (6) against the frozen language model ``q0``, at real contexts only."""
+
+    criterion = "d"
+
+    def __init__(self, *args, q0: StreamModel, **options):
+        super().__init__(*args, **options)
+        self._q0 = q0
+
+    def parts(self, encoded, target, batch, columns) -> dict[str, Tensor]:
+        """D^(q) and D^(p)."""
+        with torch.no_grad():
+            words = self.train[batch.start : batch.start + batch.length, columns]
+            log_q0 = self._q0.log_q(self.encode(self._q0, f"q0.{int(columns[0])}", words, batch))
+        d_q, d_p = self.model.discriminator_loss(encoded, log_q0, target)
+        return {"d_q": d_q.mean(), "d_p": d_p.mean()}
+
+    def validate(self) -> dict[str, float]:
+        """D and its two parts."""
+
+        def read(encoded0, encoded, target: Tensor) -> Tensor:
+            parts = self.model.discriminator_loss(encoded, self._q0.log_q(encoded0), target)
+            return torch.stack(parts, dim=-1)
+
+        parts = self.on_valid(read, self._q0, self.model)
+        d_q, d_p = parts.double().mean(dim=0).tolist()
+        return {"d": d_q + d_p, "d_q": d_q, "d_p": d_p}
+
+
+class FinetuningStreams(StreamTask):
+    """Eq. (12): cross-entropy plus the reverse KL divergence that the discriminator estimates.
+
+    ``q0`` and ``discriminator`` are frozen and enter only at the true next word, so their two
+    numbers a token are computed once. ``discriminator=None`` is r ≡ ½ (Table 2).
+    """
+
+    criterion = "perplexity"
+
+    def __init__(self, *args, q0: StreamModel, discriminator: StreamModel | None, **options):
+        super().__init__(*args, **options)
+        text = (self.train[:-1], self.train[1:])
+        self._log_q0 = along([q0], *text, q0.log_q_of)
+        valid_log_q0 = self.on_valid(q0.log_q_of, q0)
+        if discriminator is None:
+            self._log_odds = torch.zeros_like(self._log_q0)
+            valid_log_odds = torch.zeros_like(valid_log_q0)
+        else:
+            self._log_odds = along([discriminator], *text, discriminator.log_odds_of)
+            valid_log_odds = self.on_valid(discriminator.log_odds_of, discriminator)
+        self._valid_frozen = (valid_log_q0, valid_log_odds)
+
+    def parts(self, encoded, target, batch, columns) -> dict[str, Tensor]:
+        """Cross-entropy and the estimated reverse KL divergence."""
+        rows = slice(batch.start, batch.start + batch.length)
+        frozen = (values[rows, columns] for values in (self._log_q0, self._log_odds))
+        cross_entropy, reverse_kl = finetuning_loss(self.model.log_q_of(encoded, target), *frozen)
+        return {"cross_entropy": cross_entropy.mean(), "reverse_kl": reverse_kl.mean()}
+
+    def validate(self) -> dict[str, float]:
+        """Perplexity, eq. (12), and how its estimate comes about."""
+        log_q = self.on_valid(self.model.log_q_of, self.model)
+        return finetuning_measures(log_q, *self._valid_frozen)
+
+
+def on_device(tokens: np.ndarray, device: torch.device) -> Tensor:
+    """Token ids as int64."""
+    return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(device)

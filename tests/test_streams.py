@@ -1,0 +1,98 @@
+"""Running text in streams: pieces, and that evaluation counts every token once."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paperlib import streams
+from paperlib.models import AWDLSTM
+from paperlib.network import Network
+
+NETWORK = Network(head="mos", embedding=6, hidden=(7, 5), experts=(0, 2))
+
+
+def model(words=11, seed=0):
+    return AWDLSTM(words, NETWORK, torch.Generator().manual_seed(seed)).double()
+
+
+def tokens(n, words=11, seed=1):
+    return torch.randint(words, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+@given(steps=st.integers(1, 3000), bptt=st.integers(5, 90), excess=st.integers(0, 40))
+def test_pieces_cover_every_step_once_and_are_never_too_long(steps, bptt, excess):
+    cut = streams.pieces(steps, bptt, bptt + excess, np.random.default_rng(0))
+    covered = [step for piece in cut for step in range(piece.start, piece.start + piece.length)]
+    assert covered == list(range(steps))
+    assert all(piece.length <= bptt + excess for piece in cut)
+    assert all(piece.length >= 5 for piece in cut[:-1])
+
+
+def test_lengths_are_normal_around_bptt_and_one_in_twenty_around_half_of_it():
+    cut = streams.pieces(2_000_000, 70, 110, np.random.default_rng(0))
+    lengths = np.array([piece.length for piece in cut])
+    short = lengths < 52
+    assert short.mean() == pytest.approx(0.05, abs=0.005)
+    # int() takes half a word off on average.
+    assert lengths[~short].mean() == pytest.approx(69.5, abs=0.2)
+    assert lengths[~short].std() == pytest.approx(5, abs=0.1)
+    assert lengths[short].mean() == pytest.approx(34.5, abs=0.3)
+
+
+def one_by_one(network, text, eos):
+    """log q of every token, read one at a time: the definition."""
+    state, values, word = network.start(1), [], eos
+    for target in text.tolist():
+        encoded, state = network.encode(torch.tensor([[word]]), state)
+        values.append(network.log_q(encoded)[0, 0, target].item())
+        word = target
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@torch.no_grad()
+def test_one_stream_equals_reading_word_by_word():
+    network, text = model(), tokens(150)
+    found = streams.over_tokens([network], text, 3, network.log_q_of, 1)
+    torch.testing.assert_close(found, one_by_one(network, text, 3))
+
+
+@given(n=st.integers(2, 400), parallel=st.integers(1, 9), warm_up=st.integers(1, 60))
+def test_every_token_is_counted_once_whatever_the_number_of_streams(n, parallel, warm_up):
+    """Read by what it is and where it stands, so that one that is missing would show."""
+    text = torch.arange(n)
+    network = model(words=n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "WARM_UP", warm_up)
+        found = streams.over_tokens([network], text, 0, lambda _, target: target.double(), parallel)
+    assert found.tolist() == list(range(n))
+
+
+def test_the_number_of_streams_does_not_change_the_perplexity():
+    network, text = model(), tokens(5000)
+    nll = [
+        -streams.over_tokens([network], text, 3, network.log_q_of, parallel).mean().item()
+        for parallel in (1, 2, 7, 16)
+    ]
+    assert nll == pytest.approx([nll[0]] * 4, rel=1e-4)
+
+
+def test_the_warm_up_reads_what_came_just_before():
+    """A first counted word's state is that of reading the warm-up, and nothing else."""
+    network, text = model(), tokens(60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "WARM_UP", 30)
+        found = streams.over_tokens([network], text, 3, network.log_q_of, 2)
+    torch.testing.assert_close(found, one_by_one(network, text, 3))
+
+
+def test_several_values_a_token_keep_their_order():
+    network, text = model(), tokens(37)
+
+    def read(encoded, target):
+        return torch.stack([network.log_q_of(encoded, target), target.double()], dim=-1)
+
+    found = streams.over_tokens([network], text, 3, read, 4)
+    assert found.shape == (37, 2)
+    assert found[:, 1].tolist() == text.tolist()
