@@ -80,10 +80,18 @@ def experiment(profile: str, name: str, output: Path, report: Path | None) -> in
     if name not in loaded.corpora:
         names = ", ".join(loaded.corpora) or "none"
         raise UsageError(f"Profile {profile} has no experiment {name!r}; it has: {names}.")
+    from paperlib.corpora import CorpusError
     from paperlib.corpus_study import run_experiment
 
     print(f"Section 4, {name}: what is trained already is found again.", file=sys.stderr)
-    return _job(f"The experiment {name}", lambda: run_experiment(loaded, name), output, report)
+
+    def compute() -> dict:
+        try:
+            return run_experiment(loaded, name)
+        except CorpusError as error:
+            raise UsageError(f"{error}.") from None
+
+    return _job(f"The experiment {name}", compute, output, report)
 
 
 def failed(what: str, code: int, report: Path) -> int:
@@ -146,6 +154,8 @@ def _profile(name: str, seeds: int | None):
 def _job(what: str, compute: Callable[[], dict], output: Path, report: Path | None) -> int:
     try:
         result = compute()
+    except UsageError as error:
+        return _fail(str(error), report)
     except Exception as error:
         traceback.print_exc()
         return _fail(f"{what} failed.\n{type(error).__name__}: {error}", report)

@@ -21,8 +21,8 @@ WARM_UP = 256
 forgotten how many streams there are."""
 
 Read = Callable[..., Tensor]
-"""``read(*encoded, target)``, one encoded piece a model, returns ``(T, B)`` or ``(T, B, …)``, such as
-``model.log_q_of``."""
+"""``read(*encoded, target)``, with one encoded piece a model, returns ``(T, B)`` or ``(T, B, …)``;
+``model.log_q_of`` is one."""
 
 
 class Piece(NamedTuple):

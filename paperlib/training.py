@@ -73,7 +73,7 @@ class Task(ABC):
         """Tensors, beside the weights, that the next batch depends on."""
         return {}
 
-    def carry(self, tensors: dict[str, Tensor]) -> None:
+    def carry(self, tensors: dict[str, Tensor]) -> None:  # noqa: B027, most carry nothing
         """Go on from what :meth:`carried` returned."""
 
 

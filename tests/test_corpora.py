@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paperlib import paths
-from paperlib.corpora import Corpus, CorpusError, cache, embedded, load, streams
+from paperlib.corpora import Corpus, CorpusError, cache, embedded, load, streams, text
 from paperlib.corpora.known import KNOWN, Known
 from paperlib.corpora.text import SPLITS, Text, encode
 
@@ -28,15 +28,15 @@ DATA = os.environ.get("PAPERLIB_DATA", "")
 def write(folder: Path, pattern: str = "{split}.txt", **texts: str | bytes) -> Path:
     """A folder with the three small texts, some of them replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    for split, text in (TEXTS | texts).items():
-        data = text if isinstance(text, bytes) else text.encode()
+    for split, own in (TEXTS | texts).items():
+        data = own if isinstance(own, bytes) else own.encode()
         (folder / pattern.format(split=split)).write_bytes(data)
     return folder
 
 
 def known(**replaced) -> Known:
     """The small texts as a published corpus."""
-    sha256 = {split: hashlib.sha256(text.encode()).hexdigest() for split, text in TEXTS.items()}
+    sha256 = {split: hashlib.sha256(own.encode()).hexdigest() for split, own in TEXTS.items()}
     given = {"title": "Tiny", "file": "tiny.{split}.txt", "sha256": sha256, "mirrors": ()}
     return Known(**given | replaced)
 
@@ -74,10 +74,12 @@ WORDS = st.text("aß語'<>.", min_size=1, max_size=3)
 LINES = st.lists(st.lists(WORDS, max_size=6), min_size=1, max_size=12).filter(any)
 
 
-@given(LINES)
-def test_encoding_loses_nothing_and_counts_frequencies(lines):
+@given(LINES, st.integers(0, 40))
+def test_encoding_loses_nothing_and_counts_frequencies(lines, piece):
     data = "".join(" ".join(line) + "\n" for line in lines).encode()
-    words, tokens = encode({split: Text(split, data) for split in SPLITS})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "_PIECE", piece)
+        words, tokens = encode({split: Text(split, data) for split in SPLITS})
     expected = [word for line in lines for word in (*line, "<eos>")]
     for split in SPLITS:
         assert [words[token] for token in tokens[split]] == expected
@@ -91,12 +93,14 @@ def test_encoding_loses_nothing_and_counts_frequencies(lines):
     "data", [b"a b\r\nc\r\n", b"\xef\xbb\xbfa b\nc", b"\ta   b \nc\n", "a\u00a0b\nc\n".encode()]
 )
 def test_line_breaks_marks_and_spaces_of_other_editors(data):
-    assert Text("text", data).tokens() == ["a", "b", "<eos>", "c", "<eos>"]
+    (words,) = Text("text", data).pieces()
+    assert words == ["a", "b", "<eos>", "c", "<eos>"]
 
 
 # Bad input
 
 
+@pytest.mark.parametrize("piece", [0, 1 << 16])
 @pytest.mark.parametrize(
     ("replaced", "wanted"),
     [
@@ -109,7 +113,8 @@ def test_line_breaks_marks_and_spaces_of_other_editors(data):
         ({"test": "dog\n\nhen cow pig"}, "line 3: the word 'hen' and 2 other words of the file do"),
     ],
 )
-def test_bad_text_is_named_by_file_and_line(tmp_path, replaced, wanted):
+def test_bad_text_is_named_by_file_and_line(tmp_path, monkeypatch, replaced, wanted, piece):
+    monkeypatch.setattr(text, "_PIECE", piece)
     with pytest.raises(CorpusError) as error:
         load(str(write(tmp_path / "own", **replaced)))
     assert wanted in str(error.value)
@@ -273,8 +278,8 @@ def test_embedded_default_is_a_corpus_of_its_own():
 
 def test_embedded_splits_share_no_long_sentence():
     lines = {
-        split: {line for line in text.data.splitlines() if line.count(b" ") >= 20}
-        for split, text in embedded.texts().items()
+        split: {line for line in own.data.splitlines() if line.count(b" ") >= 20}
+        for split, own in embedded.texts().items()
     }
     assert all(len(found) > 30 for found in lines.values())
     assert not lines["train"] & (lines["valid"] | lines["test"])

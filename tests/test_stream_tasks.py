@@ -34,7 +34,7 @@ TRAINING = StreamTraining(
 def corpus():
     rng = np.random.default_rng(0)
     split = {name: rng.integers(WORDS, size=n) for name, n in (("train", 203), ("valid", 60))}
-    words = tuple(f"w{number}" for number in range(WORDS - 1)) + ("<eos>",)
+    words = (*(f"w{number}" for number in range(WORDS - 1)), "<eos>")
     return Corpus(
         name="tiny", title="Tiny", words=words, **split, test=split["valid"], checksums={}
     )

@@ -15,11 +15,11 @@ from paperlib.corpora.known import Known
 from paperlib.corpora.text import CorpusError
 from paperlib.progress import bar
 
-ANSWER = 5.0
+ANSWER = 4.0
 """Seconds in which a mirror must answer; all are asked at once, so no network takes no longer."""
 
-STALL = 5.0
-"""Seconds without a byte after which the next mirror is tried."""
+STALL = 3.0
+"""Seconds without a byte after which a download is given up for the next mirror."""
 
 _CHUNK = 1 << 16
 
@@ -40,7 +40,7 @@ def download(corpus: Known, folder: Path) -> None:
         except ValueError:
             failures.append(f"{host}: the text it sent has another SHA-256")
     hosts = " or ".join(urlsplit(mirror).netloc for mirror in corpus.mirrors)
-    raise CorpusError("; ".join(failures) or f"no answer from {hosts} within {ANSWER:.0f} s")
+    raise CorpusError("; ".join(failures) or f"no answer from {hosts} within {ANSWER:g} s")
 
 
 def _answering(mirrors: Sequence[str]) -> Iterator[str]:

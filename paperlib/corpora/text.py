@@ -5,7 +5,8 @@ one token. The vocabulary is that of the training text alone.
 """
 
 import hashlib
-from collections import Counter
+from codecs import BOM_UTF8
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,8 @@ UNK = "<unk>"
 """Word that stands for all words the vocabulary lacks; nothing but a word to the code here."""
 
 SPLITS = ("train", "valid", "test")
+
+_PIECE = 1 << 16  # bytes split into words at once, so that a text's words are never all in memory
 
 
 class CorpusError(ValueError):
@@ -37,35 +40,49 @@ class Text:
         """SHA-256 of the bytes."""
         return hashlib.sha256(self.data).hexdigest()
 
-    def tokens(self) -> list[str]:
-        """Words in order, ``<eos>`` after each line; a last line needs no line break.
+    def pieces(self) -> Iterator[list[str]]:
+        """Words in order, ``<eos>`` after each line, some hundred lines at a time.
 
-        Raises :class:`CorpusError` for bytes that are not UTF-8, a text without a word, and a text
-        that brings its own ``<eos>``.
+        A last line needs no line break. Raises :class:`CorpusError` for bytes that are not UTF-8,
+        a text without a word, and a text that brings its own ``<eos>``.
         """
+        start = len(BOM_UTF8) if self.data.startswith(BOM_UTF8) else 0
+        empty = True
+        while start < len(self.data):
+            end = self.data.find(b"\n", start + _PIECE) + 1 or len(self.data)
+            text = self._decoded(start, end)
+            if EOS in text:
+                self._refuse_own_eos(start, text)
+            if not text.endswith("\n"):
+                text += "\n"
+            words = text.replace("\n", f" {EOS} ").split()
+            empty = empty and len(words) == text.count("\n")
+            yield words
+            start = end
+        if empty:
+            raise CorpusError(f"{self.source} has no words; it needs at least one line of text")
+
+    def _decoded(self, start: int, end: int) -> str:
         try:
-            text = self.data.decode("utf-8").removeprefix("\ufeff")
+            return self.data[start:end].decode("utf-8")
         except UnicodeDecodeError as error:
-            line = self.data.count(b"\n", 0, error.start) + 1
+            at = start + error.start
             raise CorpusError(
-                f"{self.source}, line {line}: byte 0x{self.data[error.start]:02x} is not UTF-8; "
+                f"{self.source}, line {self._line(at)}: byte 0x{self.data[at]:02x} is not UTF-8; "
                 "save the file as UTF-8"
             ) from None
-        if not text or text.isspace():
-            raise CorpusError(f"{self.source} has no words; it needs at least one line of text")
-        if not text.endswith("\n"):
-            text += "\n"
-        if EOS in text:
-            self._refuse_own_eos(text)
-        return text.replace("\n", f" {EOS} ").split()
 
-    def _refuse_own_eos(self, text: str) -> None:
-        for number, line in enumerate(text.split("\n"), start=1):
+    def _refuse_own_eos(self, start: int, text: str) -> None:
+        for number, line in enumerate(text.split("\n"), start=self._line(start)):
             if EOS in line.split():
                 raise CorpusError(
                     f"{self.source}, line {number}: the word {EOS} is added to every line when it "
                     "is read; take it out of the text"
                 )
+
+    def _line(self, at: int) -> int:
+        """Number of the line that has byte ``at``."""
+        return self.data.count(b"\n", 0, at) + 1
 
 
 def encode(texts: Mapping[str, Text]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
@@ -75,38 +92,49 @@ def encode(texts: Mapping[str, Text]) -> tuple[tuple[str, ...], dict[str, np.nda
     words the one that appears first comes first.
 
     Raises :class:`CorpusError` for a word that the training text lacks, besides those of
-    :meth:`Text.tokens`.
+    :meth:`Text.pieces`.
     """
-    tokens = {split: texts[split].tokens() for split in SPLITS}
-    words = tuple(word for word, _ in Counter(tokens["train"]).most_common())
+    appeared: defaultdict[str, int] = defaultdict()
+    appeared.default_factory = appeared.__len__
+    train = _looked_up(texts["train"], appeared)
+    by_frequency = np.argsort(-np.bincount(train), kind="stable")
+    new_id = np.empty(len(appeared), dtype=np.int32)
+    new_id[by_frequency] = np.arange(len(appeared))
+
+    in_order = list(appeared)
+    words = tuple(in_order[number] for number in by_frequency)
     ids = {word: number for number, word in enumerate(words)}
-    arrays = {}
-    for split, sequence in tokens.items():
-        try:
-            found = map(ids.__getitem__, sequence)
-            arrays[split] = np.fromiter(found, dtype=np.int32, count=len(sequence))
-        except KeyError:
-            raise _unseen(texts[split].source, sequence, ids) from None
-    return words, arrays
+    others = {split: _looked_up(texts[split], ids) for split in SPLITS if split != "train"}
+    return words, {"train": new_id[train]} | others
 
 
-def _unseen(source: str, sequence: list[str], ids: Mapping[str, int]) -> CorpusError:
-    unseen = _numbered((word not in ids, word) for word in sequence)
-    line, first = next(unseen)
-    others = len({word for _, word in unseen} - {first})
-    noun = "word" if others == 1 else "words"
+def _looked_up(text: Text, ids: Mapping[str, int]) -> np.ndarray:
+    """Token ids ``(N,)``."""
+    try:
+        return np.concatenate(
+            [
+                np.fromiter(map(ids.__getitem__, piece), dtype=np.int32, count=len(piece))
+                for piece in text.pieces()
+            ]
+        )
+    except KeyError:
+        raise _unseen(text, ids) from None
+
+
+def _unseen(text: Text, ids: Mapping[str, int]) -> CorpusError:
+    """What to say about a text that has words without an id."""
+    line, first_line, unseen = 1, 0, {}
+    for piece in text.pieces():
+        for word in piece:
+            if word not in ids:
+                first_line = first_line or line
+                unseen[word] = True
+            line += word == EOS
+    first, *others = unseen
+    noun = "word" if len(others) == 1 else "words"
     return CorpusError(
-        f"{source}, line {line}: the word {first!r}"
-        + (f" and {others} other {noun} of the file do not" if others else " does not")
+        f"{text.source}, line {first_line}: the word {first!r}"
+        + (f" and {len(others)} other {noun} of the file do not" if others else " does not")
         + f" occur in the training text; write {UNK} for such words, and for rare words of the "
         "training text too"
     )
-
-
-def _numbered(marked: Iterator[tuple[bool, str]]) -> Iterator[tuple[int, str]]:
-    """Words that are marked, each with the number of its line."""
-    line = 1
-    for mark, word in marked:
-        if mark:
-            yield line, word
-        line += word == EOS

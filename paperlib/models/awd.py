@@ -32,7 +32,7 @@ class LSTMLayer(nn.Module):
     def forward(
         self, inputs: Tensor, state: State, rate: float, generator: torch.Generator | None
     ) -> tuple[Tensor, State]:
-        """Outputs ``(T, B, H)`` for ``inputs`` ``(T, B, …)``, and the new state, ``(B, H)`` twice."""
+        """Outputs ``(T, B, H)`` for ``inputs`` ``(T, B, …)``, and the new state, two ``(B, H)``."""
         weight_hh = drop.weights(self.weight_hh, rate, generator)
         weights = [self.weight_ih, weight_hh, self.bias_ih, self.bias_hh]
         hidden, cell = (part.unsqueeze(0) for part in state)

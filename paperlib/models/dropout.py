@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def mask(shape: tuple[int, ...], rate: float, generator: torch.Generator, like: Tensor) -> Tensor:
-    """``shape`` of zeros, with probability ``rate``, and 1/(1 − rate); dtype and device of ``like``."""
+    """Zeros with probability ``rate``, else 1/(1 − rate), in the dtype and on the device of
+    ``like``."""
     kept = torch.empty(shape, dtype=like.dtype, device=like.device)
     return kept.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
 
@@ -21,7 +22,7 @@ def locked(values: Tensor, rate: float, generator: torch.Generator | None) -> Te
 
 
 def words(values: Tensor, ids: Tensor, n_words: int, rate: float, generator) -> Tensor:
-    """Drop whole words of embedded text ``(T, B, E)``, wherever in ``ids`` ``(T, B)`` they occur."""
+    """Drop words of embedded text ``(T, B, E)`` wherever in ``ids`` ``(T, B)`` they occur."""
     if generator is None or rate == 0:
         return values
     return values * mask((n_words, 1), rate, generator, values)[ids]

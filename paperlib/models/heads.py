@@ -3,40 +3,19 @@
 Each is read as a language model (softmax) or as a discriminator (sigmoid). Shapes: T steps, B
 streams, V words, K experts, E embedding units, N = T · B tokens. All is in log space and in nats.
 
-Nothing of size N × K × V is ever held: the vocabulary is worked on in chunks of tokens, and a
-chunk is computed anew when its gradient is asked for.
+Where gradients are wanted, nothing of size N × K × V is held (see :mod:`paperlib.models.fused`).
 """
 
-from collections.abc import Callable
+import functools
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from paperlib.losses import discriminator_loss
 from paperlib.models import dropout as drop
 from paperlib.models import readings
+from paperlib.models.fused import sigmoid_mixture_expectation, target_log_softmax
 from paperlib.network import Network
-
-CHUNK = 1 << 22
-"""Logits that are held at once."""
-
-
-def by_chunks(function: Callable, rows: tuple[Tensor, ...], others: tuple, entries: int):
-    """``function(*rows, *others)``, computed for some rows at a time and put together again.
-
-    ``entries`` is the number of logits a row makes. The result is one tensor or a tuple of them,
-    with the rows as first axis.
-    """
-    size = max(1, CHUNK // entries)
-    parts = [
-        checkpoint(function, *part, *others, use_reentrant=False, preserve_rng_state=False)
-        for part in zip(*(row.split(size) for row in rows), strict=True)
-    ]
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 class Softmax(nn.Module):
@@ -60,12 +39,8 @@ class Softmax(nn.Module):
 
     def log_q_of(self, head, embedding: Tensor, target: Tensor) -> Tensor:
         """``(T, B)``."""
-
-        def of(hidden: Tensor, target: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
-            return readings.log_q_of(F.linear(hidden, embedding, bias), target)
-
-        rows = (head[0].flatten(0, 1), target.flatten())
-        return by_chunks(of, rows, (embedding, self.bias), len(embedding)).view(target.shape)
+        values = target_log_softmax(head[0].flatten(0, 1), embedding, self.bias, target.flatten())
+        return values.view(target.shape)
 
     def log_r(self, head, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """``(T, B, V)`` each."""
@@ -79,14 +54,12 @@ class Softmax(nn.Module):
         self, head, embedding: Tensor, log_q0: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor]:
         """``(T, B)`` each."""
-
-        def of(hidden, log_q0, target, embedding, bias) -> tuple[Tensor, Tensor]:
-            log_r = readings.log_r(F.linear(hidden, embedding, bias))
-            return discriminator_loss(log_q0, *log_r, target)
-
-        rows = (head[0].flatten(0, 1), log_q0.flatten(0, 1), target.flatten())
-        parts = by_chunks(of, rows, (embedding, self.bias), len(embedding))
-        return tuple(part.view(target.shape) for part in parts)
+        hidden = head[0].flatten(0, 1).unsqueeze(1)
+        log_pi = hidden.new_zeros(len(hidden), 1)
+        log_q0 = log_q0.flatten(0, 1)
+        d_q = sigmoid_mixture_expectation(hidden, log_pi, embedding, self.bias, log_q0)
+        logits = self.log_odds_of(head, embedding, target)
+        return d_q.view(target.shape), -F.logsigmoid(-logits)
 
     def _logits(self, head, embedding: Tensor) -> Tensor:
         return F.linear(head[0], embedding, self.bias)
@@ -134,51 +107,55 @@ class Mixture(nn.Module):
 
     def log_q(self, head, embedding: Tensor) -> Tensor:
         """``(T, B, V)``."""
-
-        def of(latents, log_pi, embedding, bias) -> Tensor:
-            log_softmax = F.log_softmax(F.linear(latents, embedding, bias), dim=-1)
-            return torch.logsumexp(log_softmax + log_pi.unsqueeze(-1), dim=1)
-
-        log_q = self._by_chunks(of, head, (), embedding)
-        return log_q.unflatten(0, head[0].shape[:2])
+        latents, log_pi = head
+        logits = [F.linear(latents[:, :, k], embedding, self.bias) for k in range(log_pi.shape[-1])]
+        if not torch.is_grad_enabled():  # faster, where no word is too rare for the plain sum
+            q = sum(
+                part.softmax(-1).mul_(log_pi[:, :, k, None].exp()) for k, part in enumerate(logits)
+            )
+            if q.min() > 1e-30:
+                return q.log_()
+        parts = [
+            F.log_softmax(part, dim=-1) + log_pi[:, :, k, None] for k, part in enumerate(logits)
+        ]
+        return functools.reduce(torch.logaddexp, parts)
 
     def log_q_of(self, head, embedding: Tensor, target: Tensor) -> Tensor:
         """``(T, B)``; only each expert's log-probability of the target is kept."""
-
-        def of(latents, log_pi, target, embedding, bias) -> Tensor:
-            logits = F.linear(latents, embedding, bias)
-            log_softmax = readings.log_q_of(logits, target.unsqueeze(-1).expand(log_pi.shape))
-            return torch.logsumexp(log_softmax + log_pi, dim=-1)
-
-        return self._by_chunks(of, head, (target.flatten(),), embedding).view(target.shape)
+        latents, log_pi = head
+        of_experts = target_log_softmax(
+            latents.flatten(0, 2),
+            embedding,
+            self.bias,
+            target.unsqueeze(-1).expand(log_pi.shape).flatten(),
+        )
+        return torch.logsumexp(of_experts.view(log_pi.shape) + log_pi, dim=-1)
 
     def log_r(self, head, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """``(T, B, V)`` each."""
-        log_r = self._by_chunks(self._log_r, head, (), embedding)
-        return tuple(part.unflatten(0, head[0].shape[:2]) for part in log_r)
+        latents, log_pi = head
+        parts = [
+            [part + log_pi[:, :, k, None] for part in readings.log_r(logits)]
+            for k, logits in enumerate(
+                F.linear(latents[:, :, k], embedding, self.bias) for k in range(log_pi.shape[-1])
+            )
+        ]
+        return tuple(functools.reduce(torch.logaddexp, of) for of in zip(*parts, strict=True))
 
     def log_odds_of(self, head, embedding: Tensor, target: Tensor) -> Tensor:
         """``(T, B)``; no logit of another word is computed."""
-        latents, log_pi = head
-        of_target = F.embedding(target, embedding).unsqueeze(-1)
-        logits = (latents @ of_target).squeeze(-1) + self.bias[target].unsqueeze(-1)
-        log_r, log_not_r = (
-            torch.logsumexp(log_pi + F.logsigmoid(sign * logits), dim=-1) for sign in (1, -1)
-        )
+        log_r, log_not_r = self._log_r_of(head, embedding, target)
         return log_r - log_not_r
 
     def discriminator_loss(
         self, head, embedding: Tensor, log_q0: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor]:
         """``(T, B)`` each."""
-
-        def of(latents, log_pi, log_q0, target, embedding, bias) -> tuple[Tensor, Tensor]:
-            log_r = self._log_r(latents, log_pi, embedding, bias)
-            return discriminator_loss(log_q0, *log_r, target)
-
-        rows = (log_q0.flatten(0, 1), target.flatten())
-        parts = self._by_chunks(of, head, rows, embedding)
-        return tuple(part.view(target.shape) for part in parts)
+        d_q = sigmoid_mixture_expectation(
+            *(part.flatten(0, 1) for part in head), embedding, self.bias, log_q0.flatten(0, 1)
+        )
+        _, log_not_r = self._log_r_of(head, embedding, target)
+        return d_q.view(target.shape), -log_not_r
 
     def imbalance(self, head) -> Tensor:
         """Squared coefficient of variation of the experts' total weights over all tokens.
@@ -189,15 +166,8 @@ class Mixture(nn.Module):
         totals = head[1].exp().flatten(0, 1).sum(0)
         return totals.var() / totals.mean() ** 2
 
-    @staticmethod
-    def _log_r(latents, log_pi, embedding, bias) -> tuple[Tensor, Tensor]:
-        logits = F.linear(latents, embedding, bias)
-        log_pi = log_pi.unsqueeze(-1)
-        return tuple(
-            torch.logsumexp(F.logsigmoid(sign * logits) + log_pi, dim=1) for sign in (1, -1)
-        )
-
-    def _by_chunks(self, function, head, rows: tuple[Tensor, ...], embedding: Tensor):
-        rows = tuple(part.flatten(0, 1) for part in head) + rows
-        entries = sum(self.network.experts) * len(embedding)
-        return by_chunks(function, rows, (embedding, self.bias), entries)
+    def _log_r_of(self, head, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        latents, log_pi = head
+        logits = latents @ F.embedding(target, embedding).unsqueeze(-1)
+        logits = logits.squeeze(-1) + self.bias[target].unsqueeze(-1)
+        return tuple(torch.logsumexp(log_pi + part, dim=-1) for part in readings.log_r(logits))
