@@ -19,8 +19,10 @@ from snakemake.logging import logger
 
 PROFILE = config.get("profile", "quick")
 SEEDS = config.get("seeds")  # None: as many as the profile says
+EXPERIMENTS = config.get("experiments")  # None: all that the profile has
 SUPERVISED = "supervised" in config  # by `python -m paperlib run`
-PLAN = settings.load(PROFILE, seeds=SEEDS)
+PLAN = settings.load(PROFILE, seeds=SEEDS, experiments=EXPERIMENTS)
+NOTEBOOKS = [book for book in notebooks.declared().values() if book.has_part_in(PLAN.corpora)]
 CORES = workflow.cores or 1
 # Trainings share the cores: small networks gain more from running side by side than from threads.
 THREADS = max(1, CORES // min(CORES, PLAN.synthetic.seeds + len(PLAN.corpora)))
@@ -50,11 +52,15 @@ def trainings_of(notebook):
     return seeds + experiments
 
 
-def job(arguments, title):
-    """A shell command that leaves a report if it fails, even if it is killed."""
+def job(arguments, title, line="0"):
+    """A shell command that leaves a report if it fails, even if it is killed.
+
+    Its progress bars are on this ``line`` of those that are shown together.
+    """
     program = f"{shlex.quote(sys.executable)} -m paperlib"
     otherwise = f"{program} failed {shlex.quote(title)} --code $? --report {shlex.quote(REPORT)}"
-    return f"{program} {arguments} --report {shlex.quote(REPORT)} || {otherwise}"
+    program_with_bars = f"PAPERLIB_BAR_LINE={line} {program}"
+    return f"{program_with_bars} {arguments} --report {shlex.quote(REPORT)} || {otherwise}"
 
 
 if SUPERVISED:
@@ -73,7 +79,7 @@ onerror:
 
 rule all:
     input:
-        [f"{MARKS}/{name}.done" for name in notebooks.declared()],
+        [f"{MARKS}/{notebook.name}.done" for notebook in NOTEBOOKS],
 
 
 rule synthetic_seed:
@@ -89,6 +95,7 @@ rule synthetic_seed:
         job(
             "synthetic --profile {PROFILE} --seed {wildcards.seed} --output {output:q}",
             "The training of section 3, seed {wildcards.seed},",
+            line="{wildcards.seed}",
         )
 
 
@@ -97,6 +104,8 @@ rule experiment:
         SOURCES,
     output:
         MARKS + "/experiment_{experiment}.json",
+    params:
+        line=lambda wildcards: PLAN.synthetic.seeds + list(PLAN.corpora).index(wildcards.experiment),
     threads: THREADS
     resources:
         gpu_jobs=1,
@@ -105,10 +114,11 @@ rule experiment:
         job(
             "experiment --profile {PROFILE} --name {wildcards.experiment} --output {output:q}",
             "The experiment {wildcards.experiment}",
+            line="{params.line}",
         )
 
 
-for position, notebook in enumerate(notebooks.declared().values()):
+for position, notebook in enumerate(NOTEBOOKS):
 
     rule:
         name:
@@ -117,14 +127,15 @@ for position, notebook in enumerate(notebooks.declared().values()):
             SOURCES,
             local(notebook.source),
             trainings_of(notebook),
-            [f"{MARKS}/{name}.done" for name in notebook.needs],
+            [f"{MARKS}/{other.name}.done" for other in NOTEBOOKS if other.name in notebook.needs],
         output:
             touch(f"{MARKS}/{notebook.name}.done"),
             # "update": results that are there stay until new ones are, and if the notebook fails.
             update([local(path) for path in notebook.products(PROFILE)]),
             update(local(notebook.executed(PROFILE))),
         params:
-            seeds=f"--seeds {SEEDS}" if SEEDS else "",
+            selection=(f"--seeds {SEEDS} " if SEEDS else "")
+            + (f"--experiments {EXPERIMENTS}" if EXPERIMENTS else ""),
         priority: 100 - 10 * position  # in their order
         shell:
-            job("notebook {rule} --profile {PROFILE} {params.seeds}", "Notebook {rule}")
+            job("notebook {rule} --profile {PROFILE} {params.selection}", "Notebook {rule}")

@@ -17,6 +17,8 @@ where the results are. What is done and unchanged is not done again; what was in
                   (default: medium with a CUDA GPU, quick without)
   --only 03       one notebook, by its number, and what it depends on
   --seeds N       seeds of the synthetic study, in place of the profile's number
+  --experiments A,B  experiments of section 4, in place of all that the profile has; 'none' leaves
+                  section 4 out
   --cores N       processor cores to use (default: all)
   --force         run notebooks that are up to date too; trainings are found again, not repeated
                   (delete the folder runs/ to train again)
@@ -41,7 +43,7 @@ fail() { # one sentence for the user, and an exit code
 # Options, checked before anything is installed
 
 action='run'
-profile='' only='' seeds='' cores='' force=''
+profile='' only='' seeds='' experiments='' cores='' force=''
 test_options=()
 
 value_of() { # option, number of arguments left, the next one
@@ -69,6 +71,10 @@ parse_options() {
                 ;;
             --seeds)
                 seeds=$(count_of "$1" $# "${2-}")
+                shift
+                ;;
+            --experiments)
+                experiments=$(value_of "$1" $# "${2-}")
                 shift
                 ;;
             --cores)
@@ -240,6 +246,7 @@ case $action in
             ${profile:+--profile "$profile"} \
             ${only:+--only "$only"} \
             ${seeds:+--seeds "$seeds"} \
+            ${experiments:+--experiments "$experiments"} \
             ${cores:+--cores "$cores"} \
             ${force:+--force}
         ;;

@@ -44,7 +44,7 @@ def run(**options) -> int:
     """Run the notebooks of a profile, in order; what is done and unchanged is not done again."""
     from paperlib import launch
 
-    _profile(options["profile"] or "quick", options["seeds"])
+    _profile(options["profile"] or "quick", options["seeds"], options["experiments"])
     try:
         return launch.launch(**options)
     except launch.LaunchError as error:
@@ -52,11 +52,13 @@ def run(**options) -> int:
         return 1
 
 
-def notebook(name: str, profile: str, seeds: int | None, report: Path | None) -> int:
+def notebook(
+    name: str, profile: str, seeds: int | None, experiments: str | None, report: Path | None
+) -> int:
     """Execute one notebook with papermill."""
-    _profile(profile, seeds)
+    _profile(profile, seeds, experiments)
     try:
-        notebooks.run(notebooks.find(name), profile, seeds)
+        notebooks.run(notebooks.find(name), profile, seeds, experiments)
     except NotebookError as error:
         if error.traceback:
             print(error.traceback, file=sys.stderr)
@@ -66,7 +68,7 @@ def notebook(name: str, profile: str, seeds: int | None, report: Path | None) ->
 
 def synthetic(profile: str, seed: int, output: Path, report: Path | None) -> int:
     """Train all models of section 3 for one seed, and write what they come to as JSON."""
-    loaded = _profile(profile, None)
+    loaded = _profile(profile)
     from paperlib.synthetic import run_seed
 
     print(f"Section 3, seed {seed}: what is trained already is found again.", file=sys.stderr)
@@ -76,7 +78,7 @@ def synthetic(profile: str, seed: int, output: Path, report: Path | None) -> int
 
 def experiment(profile: str, name: str, output: Path, report: Path | None) -> int:
     """Train and measure one experiment of section 4, and write what it comes to as JSON."""
-    loaded = _profile(profile, None)
+    loaded = _profile(profile)
     if name not in loaded.corpora:
         names = ", ".join(loaded.corpora) or "none"
         raise UsageError(f"Profile {profile} has no experiment {name!r}; it has: {names}.")
@@ -142,11 +144,11 @@ def list_notebooks() -> int:
     return 0
 
 
-def _profile(name: str, seeds: int | None):
+def _profile(name: str, seeds: int | None = None, experiments: str | None = None):
     from paperlib import settings
 
     try:
-        return settings.load(name, seeds=seeds)
+        return settings.load(name, seeds=seeds, experiments=experiments)
     except settings.SettingsError as error:
         raise UsageError(f"{error}.") from None
 
@@ -197,17 +199,23 @@ def _parser() -> argparse.ArgumentParser:
             "--report", type=Path, metavar="PATH", help="file for the last words after a failure"
         )
 
+    def selecting(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--seeds", type=int, metavar="N", help="seeds of section 3")
+        sub.add_argument(
+            "--experiments", metavar="NAMES", help="those of section 4 (a,b), or 'none'"
+        )
+
     sub = add("run", run)
     for_profile(sub, help="medium with a CUDA GPU, quick without, unless given")
     sub.add_argument("--only", metavar="03", help="one notebook and what it depends on")
-    sub.add_argument("--seeds", type=int, metavar="N", help="seeds of section 3")
+    selecting(sub)
     sub.add_argument("--cores", type=int, metavar="N", help="processor cores (default: all)")
     sub.add_argument("--force", action="store_true", help="run notebooks that are up to date too")
 
     sub = add("notebook", notebook)
     sub.add_argument("name", help="its name or number")
     for_profile(sub, required=True)
-    sub.add_argument("--seeds", type=int, metavar="N")
+    selecting(sub)
     reporting(sub)
 
     sub = add("synthetic", synthetic)

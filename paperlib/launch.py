@@ -48,6 +48,7 @@ def launch(
     *,
     only: str | None = None,
     seeds: int | None = None,
+    experiments: str | None = None,
     cores: int | None = None,
     force: bool = False,
 ) -> int:
@@ -56,14 +57,18 @@ def launch(
     Returns the exit code: 0, 1 after a failure, 130 after an interruption.
     """
     profile, reason = (profile, "as asked") if profile else choose_profile()
-    summary = settings.load(profile, seeds=seeds).summary
+    plan = settings.load(profile, seeds=seeds, experiments=experiments)
     targets = [notebooks.find(only)] if only else list(notebooks.declared().values())
-    _say(f"Profile {profile} ({reason}): {summary}.")
+    targets = [target for target in targets if target.has_part_in(plan.corpora)]
+    if not targets:
+        raise LaunchError(f"Notebook {only} reads experiments of section 4, but none is run.")
+    _say(f"Profile {profile} ({reason}): {plan.summary}.")
     report = state(profile) / "failure.txt"
     with _alone(state(profile) / "lock") as lock:
         report.unlink(missing_ok=True)
         started = time.time()
-        command = snakemake(profile, targets, seeds=seeds, cores=cores, force=force)
+        selection = {"seeds": seeds, "experiments": experiments}
+        command = snakemake(profile, targets, selection, cores=cores, force=force)
         code = _watch(command, report, lock)
     if code == 0:
         _say(_what_was_done(profile, started) + " Look at:")
@@ -82,15 +87,17 @@ NO_REPORT = "Snakemake could not go on; the lines above say why."
 def snakemake(
     profile: str,
     targets: list[notebooks.Notebook],
+    selection: dict[str, int | str | None],
     *,
-    seeds: int | None,
     cores: int | None,
     force: bool,
 ) -> list[str]:
-    """The command line that makes ``targets`` and what they depend on."""
+    """The command line that makes ``targets`` and what they depend on.
+
+    ``selection`` holds what is run in place of what the profile says.
+    """
     config = [f"profile={profile}", "supervised=1"]
-    if seeds is not None:
-        config.append(f"seeds={seeds}")
+    config += [f"{name}={value}" for name, value in selection.items() if value is not None]
     command = [sys.executable, "-m", "snakemake", *(target.name for target in targets)]
     command += ["--snakefile", str(SNAKEFILE), "--directory", str(paths.PROJECT)]
     command += ["--cores", str(cores or "all"), "--config", *config]

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -70,6 +70,10 @@ class Notebook:
         """Whether it reads what this experiment of section 4 comes to."""
         return any(fnmatch(experiment, pattern) for pattern in self.experiments)
 
+    def has_part_in(self, experiments: Iterable[str]) -> bool:
+        """Whether there is anything to do for it when only these experiments are run."""
+        return not self.experiments or any(map(self.reads, experiments))
+
     def title(self) -> str:
         """The first heading, or nothing where there is none or no such notebook."""
         if not self.source.is_file():
@@ -98,7 +102,9 @@ def find(name: str) -> Notebook:
     raise UsageError(f"There is no notebook {name!r}; choose one of {', '.join(declared())}.")
 
 
-def run(notebook: Notebook, profile: str, seeds: int | None = None) -> Path:
+def run(
+    notebook: Notebook, profile: str, seeds: int | None = None, experiments: str | None = None
+) -> Path:
     """Execute ``notebook`` with these parameters and return the path of its executed copy.
 
     Raises :class:`NotebookError` where a cell fails, the kernel dies, or a result that the
@@ -110,7 +116,10 @@ def run(notebook: Notebook, profile: str, seeds: int | None = None) -> Path:
     attempt.parent.mkdir(parents=True, exist_ok=True)
     attempt.unlink(missing_ok=True)
     with restored_on_error(products):
-        _execute(notebook, attempt, {"profile": profile, "seeds": seeds})
+        parameters = {"profile": profile, "seeds": seeds}
+        if experiments is not None:
+            parameters["experiments"] = experiments
+        _execute(notebook, attempt, parameters)
         # File systems keep times at a granularity of up to two seconds.
         fresh = [path.is_file() and path.stat().st_mtime > started - 2 for path in products]
         missing = [

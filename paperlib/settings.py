@@ -129,6 +129,13 @@ class Curve(Settings):
     epochs: Count
 
 
+class Search(Settings):
+    """Learning rates that are tried beside the profile's own, on the perturbed model."""
+
+    discriminator: tuple[Positive, ...] = ()
+    finetuning: tuple[Positive, ...] = ()
+
+
 class Synthetic(Settings):
     """Section 3 of the paper: Table 1, Figures 1 and 2."""
 
@@ -142,6 +149,7 @@ class Synthetic(Settings):
     literal: SentenceTraining
     discriminator: SentenceTraining
     finetuning: SentenceTraining
+    search: Search = Search()
     curves: tuple[Curve, ...]
 
     @model_validator(mode="after")
@@ -226,10 +234,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in paths.PROFILES.glob("*.toml"))
 
 
-def load(name: str, *, seeds: int | None = None) -> Profile:
+def load(name: str, *, seeds: int | None = None, experiments: str | None = None) -> Profile:
     """Read and validate a profile by name, or by the path of a file ending in ``.toml``.
 
-    ``seeds`` overrides the number of seeds of the synthetic study.
+    ``seeds`` overrides the number of seeds of the synthetic study; ``experiments`` keeps only some
+    experiments of section 4, named with commas between them, or *none*.
 
     Raises :class:`SettingsError` for an unknown name, a file that is no TOML, an unknown key or a
     value out of range.
@@ -250,4 +259,17 @@ def load(name: str, *, seeds: int | None = None) -> Profile:
             raise SettingsError(f"the number of seeds must be at least 1, not {seeds}")
         synthetic = profile.synthetic.model_copy(update={"seeds": seeds})
         profile = profile.model_copy(update={"synthetic": synthetic})
+    if experiments is not None:
+        profile = profile.model_copy(update={"corpora": _chosen(profile, experiments)})
     return profile
+
+
+def _chosen(profile: Profile, experiments: str) -> dict[str, Experiment]:
+    wanted = [] if experiments == "none" else experiments.split(",")
+    for name in wanted:
+        if name not in profile.corpora:
+            there_are = ", ".join(profile.corpora)
+            raise SettingsError(
+                f"profile {profile.name} has no experiment {name!r}; it has {there_are}"
+            )
+    return {name: profile.corpora[name] for name in profile.corpora if name in wanted}

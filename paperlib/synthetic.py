@@ -101,9 +101,12 @@ class SyntheticStudy:
         """The model that fine-tuning starts from, ``initial`` or ``perturbed``: q_0."""
         return self.initial.model if of == "initial" else self.perturbed
 
-    def discriminator(self, of: str) -> Trained:
-        """The discriminator between the data and the model ``of``, trained from scratch."""
-        training = self.settings.discriminator
+    def discriminator(self, of: str, rate: float | None = None) -> Trained:
+        """The discriminator between the data and the model ``of``, trained from scratch.
+
+        ``rate`` is another learning rate than the profile's.
+        """
+        training = _at_rate(self.settings.discriminator, rate)
         return stages.train(
             "discriminator",
             self._key(of),
@@ -118,9 +121,12 @@ class SyntheticStudy:
             ),
         )
 
-    def finetuned(self, of: str) -> Trained:
-        """The model ``of`` fine-tuned with its discriminator, as in Table 1."""
-        training = self.settings.finetuning
+    def finetuned(self, of: str, rate: float | None = None) -> Trained:
+        """The model ``of`` fine-tuned with its discriminator, as in Table 1.
+
+        ``rate`` is another learning rate than the profile's.
+        """
+        training = _at_rate(self.settings.finetuning, rate)
         return self._finetune(f"fine-tuning ({of})", of, "discriminator", training)
 
     def curve(self, curve: settings.Curve) -> Trained:
@@ -134,6 +140,23 @@ class SyntheticStudy:
         )
         title = f"{curve.loss}, learning rate {curve.learning_rate:g}"
         return self._finetune(title, "perturbed", curve.loss, training)
+
+    def search(self) -> dict[str, dict[float, Trained]]:
+        """Trainings on the perturbed model by kind and learning rate, the profile's own included.
+
+        Nothing of a kind where the profile tries no other rate.
+        """
+        tried, own = self.settings.search, self.settings
+        rates = {
+            "discriminator": (own.discriminator.learning_rate, *tried.discriminator),
+            "finetuning": (own.finetuning.learning_rate, *tried.finetuning),
+        }
+        train = {"discriminator": self.discriminator, "finetuning": self.finetuned}
+        return {
+            kind: {rate: train[kind]("perturbed", rate) for rate in sorted(tried)}
+            for kind, tried in rates.items()
+            if len(tried) > 1
+        }
 
     # Measures
 
@@ -237,6 +260,9 @@ class SyntheticStudy:
         yield "initial", self.initial
         if self.seed == 0:
             yield "literal", self.literal
+            for kind, tried in self.search().items():
+                for rate, trained in tried.items():
+                    yield f"search_{kind}_{rate:g}", trained
         for of in MODELS:
             yield f"discriminator_{of}", self.discriminator(of)
             yield f"{of}_ftd", self.finetuned(of)
@@ -315,6 +341,10 @@ class SyntheticStudy:
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _at_rate(training: settings.SentenceTraining, rate: float | None) -> settings.SentenceTraining:
+    return training if rate is None else training.model_copy(update={"learning_rate": rate})
 
 
 def run_seed(profile: settings.Profile, seed: int) -> dict:

@@ -110,7 +110,18 @@ def test_wrong_options_get_one_sentence_before_anything_is_installed(copy, optio
 def test_help(copy):
     result = copy.run("--help")
     assert result.returncode == 0
-    for option in ("profile", "only", "seeds", "cores", "force", "list", "lab", "test", "help"):
+    for option in (
+        "profile",
+        "only",
+        "seeds",
+        "experiments",
+        "cores",
+        "force",
+        "list",
+        "lab",
+        "test",
+        "help",
+    ):
         assert f"--{option}" in result.stdout
     assert copy.tasks() == []
 

@@ -37,8 +37,44 @@ def test_the_papers_sizes(name):
     assert synthetic.language_model.learning_rate == synthetic.language_model.clip == 1.0
 
 
+def test_the_paper_profile_has_the_published_recipes():
+    """From the commands that the baselines' authors published (Yang et al., Takase et al.)."""
+    corpora = load("paper").corpora
+    assert {name: study.corpus for name, study in corpora.items()} == {
+        "mos_ptb": "ptb",
+        "doc_ptb": "ptb",
+        "mos_wikitext2": "wikitext-2",
+    }
+    mos, doc, wiki = corpora.values()
+    assert [(n.network.embedding, n.network.hidden) for n in (mos, doc, wiki)] == [
+        (280, (960, 960, 620)),
+        (280, (960, 960, 620)),
+        (300, (1150, 1150, 650)),
+    ]
+    assert [n.network.experts for n in (mos, doc, wiki)] == [(0, 0, 15), (0, 5, 15), (0, 0, 15)]
+    assert [n.language_model.learning_rate for n in (mos, doc, wiki)] == [20, 20, 15]
+    assert [n.language_model.batch_size for n in (mos, doc, wiki)] == [12, 12, 15]
+    assert all(n.language_model.clip == 0.25 and n.second_run for n in (mos, doc, wiki))
+    assert (doc.network.dropout.latent, doc.network.balance, doc.language_model.nonmono) == (
+        0.6,
+        0.001,
+        60,
+    )
+    for study in (mos, doc, wiki):
+        assert study.discriminator.learning_rate == study.finetuning.learning_rate == 1.0
+        assert study.discriminator.regularised
+        assert not study.finetuning.regularised
+
+
 def test_seeds_are_overridden():
     assert load("smoke", seeds=7).synthetic.seeds == 7
+
+
+def test_experiments_are_chosen_by_name():
+    assert list(load("smoke", experiments="doc_ptb,mos_ptb").corpora) == ["mos_ptb", "doc_ptb"]
+    assert load("smoke", experiments="none").corpora == {}
+    with pytest.raises(SettingsError, match="smoke has no experiment 'lstm'; it has mos_ptb"):
+        load("smoke", experiments="mos_ptb,lstm")
 
 
 def changed(tmp_path, old, new):

@@ -53,6 +53,7 @@ def test_everything(dry_run):
     assert dry_run("--cores", "2", "--config", "profile=smoke") == {
         **dict.fromkeys(NAMES, 1),
         "synthetic_seed": settings.load("smoke").synthetic.seeds,
+        "experiment": len(settings.load("smoke").corpora),
     }
 
 
@@ -61,7 +62,19 @@ def test_one_notebook_brings_what_it_needs(dry_run):
     assert dry_run("03_table_1", *options) == {"03_table_1": 1, "synthetic_seed": 3}
     assert dry_run("02_language_model", *options) == {"02_language_model": 1, "synthetic_seed": 1}
     assert dry_run("00_start_here", *options) == {"00_start_here": 1}
-    assert dry_run("99_report", *options) == {**dict.fromkeys(NAMES, 1), "synthetic_seed": 3}
+    assert dry_run("06_penn_treebank", *options) == {"06_penn_treebank": 1, "experiment": 2}
+    assert dry_run("07_wikitext_2", *options) == {"07_wikitext_2": 1, "experiment": 3}
+    everything = {**dict.fromkeys(NAMES, 1), "synthetic_seed": 3, "experiment": 3}
+    assert dry_run("99_report", *options) == everything
+
+
+def test_experiments_can_be_left_out_and_so_are_their_notebooks(dry_run):
+    without = ("06_penn_treebank", "07_wikitext_2")
+    expected = {**dict.fromkeys([name for name in NAMES if name not in without], 1)}
+    options = ("--cores", "2", "--config", "profile=smoke")
+    assert dry_run(*options, "experiments=none") == expected | {"synthetic_seed": 1}
+    some = dry_run(*options, "experiments=mos_wikitext2")
+    assert some == expected | {"synthetic_seed": 1, "experiment": 1, "07_wikitext_2": 1}
 
 
 def test_slurm_executor_lists_the_jobs(dry_run):
@@ -69,6 +82,7 @@ def test_slurm_executor_lists_the_jobs(dry_run):
     assert dry_run("--profile", profile, "--config", "profile=paper") == {
         **dict.fromkeys(NAMES, 1),
         "synthetic_seed": settings.load("paper").synthetic.seeds,
+        "experiment": len(settings.load("paper").corpora),
     }
 
 
@@ -76,8 +90,12 @@ def test_slurm_gives_a_gpu_to_all_that_loads_trainings():
     text = (CHECKOUT / "workflow/slurm/config.yaml").read_text(encoding="utf-8")
     with_gpu = set(re.findall(r"^  (\w+):\n    gpu: 1$", text, re.MULTILINE))
     table = notebooks.declared()
-    trained = {name for name, notebook in table.items() if notebook.trained != "none"}
-    assert with_gpu == {"synthetic_seed", "99_report"} | trained
+    trained = {
+        name
+        for name, notebook in table.items()
+        if notebook.trained != "none" or notebook.experiments
+    }
+    assert with_gpu == {"synthetic_seed", "experiment", "99_report"} | trained
 
 
 def test_table_lists_the_notebooks_there_are():
