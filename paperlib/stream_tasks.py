@@ -75,14 +75,11 @@ class StreamTask(Task):
             share = len(columns) / self.train.shape[1]
             words = self.train[batch.start : until, columns]
             target = self.train[batch.start + 1 : until + 1, columns]
-            with torch.autocast(
-                self.device.type, self._precision, enabled=self._precision != torch.float32
-            ):
-                encoded = self.encode(self.model, f"model.{group}", words, batch, self._dropout)
-                parts = self.parts(encoded, target, batch, columns)
-                objective = sum(parts.values())
-                if self.training.regularised:
-                    objective = objective + self.model.regularisation(encoded)
+            encoded = self.encode(self.model, f"model.{group}", words, batch, self._dropout)
+            parts = self.parts(encoded, target, batch, columns)
+            objective = sum(parts.values())
+            if self.training.regularised:
+                objective = objective + self.model.regularisation(encoded)
             (objective * share).backward()
             for name, part in {"loss": sum(parts.values()), **parts}.items():
                 totals[name] = totals.get(name, 0) + part.detach() * share
@@ -96,7 +93,10 @@ class StreamTask(Task):
         """Encode with the state that the piece before this one left under ``name``."""
         if batch.start == 0:
             self._states[name] = model.start(words.shape[1])
-        encoded, self._states[name] = model.encode(words, self._states[name], dropout)
+        with torch.autocast(
+            self.device.type, self._precision, enabled=self._precision != torch.float32
+        ):
+            encoded, self._states[name] = model.encode(words, self._states[name], dropout)
         return encoded
 
     def on_valid(self, read: Read, *models: StreamModel) -> Tensor:

@@ -127,6 +127,20 @@ def test_regularisation_is_in_the_gradient_but_not_in_the_loss_that_is_reported(
     )
 
 
+def test_bfloat16_is_close_to_float32_and_log_q_is_not_rounded_to_it():
+    results = []
+    for precision in ("float32", "bfloat16"):
+        settings = TRAINING.model_copy(update={"precision": precision})
+        task = LanguageModelStreams("t", network(), corpus(), settings, seed=0)
+        measured, found = gradients(task, [Piece(0, 9)])
+        assert all(gradient.dtype == torch.float32 for gradient in found)
+        results.append((measured["loss"].item(), torch.cat([g.flatten() for g in found])))
+    (exact, gradient), (rounded, other) = results
+    assert rounded == pytest.approx(exact, rel=1e-3)
+    assert torch.tensor(rounded, dtype=torch.bfloat16).item() != rounded
+    assert torch.cosine_similarity(gradient, other, dim=0) > 0.999
+
+
 def test_the_rate_of_a_piece_is_in_proportion_to_its_length():
     task = language_model_task()
     assert task.rate(Piece(0, 4)) == pytest.approx(0.5)

@@ -101,15 +101,16 @@ class AWDLSTM(nn.Module):
         for number, layer in enumerate(self.layers):
             raw, new = layer(values, state[2 * number : 2 * number + 2], rates.weight, dropout)
             after += new
-            # Under autocast the recurrent layers alone are of low precision.
             raw = raw.to(self.embedding.dtype)
             is_last = number == len(self.layers) - 1
             values = drop.locked(raw, rates.output if is_last else rates.hidden, dropout)
             layers.append(values)
         layers = tuple(layers)
-        return Encoded(layers, raw, self.head.prepare(layers, dropout)), tuple(
-            part.to(self.embedding.dtype) for part in after
-        )
+        # Under autocast only the recurrent layers are of low precision: it would blur log q.
+        with torch.autocast(words.device.type, enabled=False):
+            head = self.head.prepare(layers, dropout)
+        state = tuple(part.to(self.embedding.dtype) for part in after)
+        return Encoded(layers, raw, head), state
 
     def log_q(self, encoded: Encoded) -> Tensor:
         """See :class:`paperlib.models.stream.StreamModel`."""

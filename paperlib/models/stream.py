@@ -71,7 +71,7 @@ class FromLogits(nn.Module):
 
     def encode(self, words: Tensor, state: State, dropout=None) -> tuple[Tensor, State]:
         """The logits."""
-        return self.network(words), state
+        return self.network(words).to(next(self.parameters()).dtype), state
 
     def log_q(self, encoded: Tensor) -> Tensor:
         """See :class:`StreamModel`."""

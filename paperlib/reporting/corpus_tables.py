@@ -35,9 +35,14 @@ def outcome(history: list[dict]) -> str:
     """What fine-tuning did on the validation set, from the start to the best of its epochs.
 
     ``history`` has the total loss and the perplexity of each epoch, the first before training.
+    *No change* is one within a millionth.
     """
     before, after = history[0], history[1:]
-    worse = [name for name in ("loss", "perplexity") if min(e[name] for e in after) >= before[name]]
+    names = ("loss", "perplexity")
+    change = {name: min(e[name] for e in after) / before[name] - 1 for name in names}
+    if all(abs(value) < 1e-6 for value in change.values()):
+        return "no change"
+    worse = [name for name in names if change[name] > -1e-6]
     if len(worse) == 2:
         return "both increase"
     return f"{worse[0]} increases" if worse else "both decrease"
@@ -112,8 +117,18 @@ def table3(studies: dict[str, CorpusStudy]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({c: float for c in _columns()})
 
 
-def table3_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 3 with the paper's value in brackets."""
+def table3_titles(studies: dict[str, CorpusStudy]) -> dict[str, str]:
+    """What to call the text of each corpus's columns, where another one may stand in for it."""
+    titles = dict(CORPORA)
+    for name, study in studies.items():
+        if study.corpus.name == "embedded":
+            corpus = name.split("_")[1]
+            titles[corpus] = f"Python's reference for {CORPORA[corpus]}"
+    return titles
+
+
+def table3_for_people(table: pd.DataFrame, titles: dict[str, str] = CORPORA) -> pd.DataFrame:
+    """Table 3 with the paper's value in brackets; columns named by :func:`table3_titles`."""
 
     def cell(row: pd.Series, column: str) -> str:
         theirs = row[f"paper_{column}"]
@@ -124,7 +139,7 @@ def table3_for_people(table: pd.DataFrame) -> pd.DataFrame:
         return f"{ours} {beside}".strip()
 
     shown = {"Model": table["model"].map(TABLE3_NAMES)}
-    for corpus, title in CORPORA.items():
+    for corpus, title in titles.items():
         for split in ("valid", "test"):
             cells = [cell(row, f"{corpus}_{split}") for _, row in table.iterrows()]
             shown[f"{title}, {split}"] = cells
