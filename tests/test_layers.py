@@ -113,6 +113,7 @@ def test_notebook_is_plain(path):
         # Lines of IPython's own (%, !) are no Python.
         lines = ["" if line[:1] in "%!" else line for line in source(cell).splitlines()]
         for node in ast.walk(ast.parse("\n".join(lines))):
-            assert not isinstance(node, ast.ClassDef)
+            if "own-model" not in cell["metadata"].get("tags", []):  # what a reader replaces
+                assert not isinstance(node, ast.ClassDef)
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 10, f"{node.name} is over 10 lines"
