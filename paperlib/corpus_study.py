@@ -3,7 +3,9 @@
 Every step is a method that trains or finds its result.
 """
 
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -121,7 +123,7 @@ class CorpusStudy:
     def perplexities(self, trained: Trained) -> dict[str, float]:
         """Perplexity on the validation and test text, every predicted token counted once."""
 
-        def compute(folder):
+        def compute(folder: Path) -> None:
             save_json(
                 folder / "result.json",
                 {
@@ -130,7 +132,7 @@ class CorpusStudy:
                 },
             )
 
-        return self._result("corpus_perplexity", {"model": self._address(trained)}, compute)
+        return self._result("corpus_perplexity", {"model": trained.address}, compute)
 
     def dynamic(self, trained: Trained) -> dict | None:
         """Perplexities under dynamic evaluation; None where the profile does not run it.
@@ -140,12 +142,14 @@ class CorpusStudy:
         search = self.settings.dynamic
         if search is None:
             return None
-        key = {"model": self._address(trained), "search": search.model_dump(mode="json")}
+        key = {"model": trained.address, "search": search.model_dump(mode="json")}
         return self._result(
             "dynamic_evaluation", key, lambda folder: self._search_dynamic(trained, search, folder)
         )
 
-    def _search_dynamic(self, trained: Trained, search: settings.DynamicEvaluation, folder) -> None:
+    def _search_dynamic(
+        self, trained: Trained, search: settings.DynamicEvaluation, folder: Path
+    ) -> None:
         train = on_device(
             corpora.streams(self.corpus.train[: search.statistics_tokens], search.streams),
             self.device,
@@ -169,7 +173,7 @@ class CorpusStudy:
 
     # Parts
 
-    def trainings(self):
+    def trainings(self) -> Iterator[tuple[str, Trained]]:
         """All trainings of the experiment by name, each trained when it is reached."""
         yield "language_model", self.first_run
         if self.settings.second_run is not None:
@@ -190,7 +194,7 @@ class CorpusStudy:
     def _tokens(self, split: str) -> torch.Tensor:
         return on_device(getattr(self.corpus, split), self.device)
 
-    def _task(self, title: str, model, training: settings.StreamTraining) -> tuple:
+    def _task(self, title: str, model: AWDLSTM, training: settings.StreamTraining) -> tuple:
         return f"{title} ({self.name})", model, self.corpus, training, self.seed
 
     def _new_model(self, stream: int) -> AWDLSTM:
@@ -211,18 +215,14 @@ class CorpusStudy:
             "first": self.settings.first.model_dump(),
         }
 
-    @staticmethod
-    def _address(trained: Trained) -> str:
-        return f"{trained.folder.parent.name}/{trained.folder.name}"
-
-    def _result(self, kind: str, key: dict, compute) -> dict:
+    def _result(self, kind: str, key: dict, compute: Callable[[Path], None]) -> dict:
         return load_json(stages.once(kind, self._data_key | key, compute) / "result.json")
 
 
 def run_experiment(profile: settings.Profile, name: str) -> dict:
     """Train and measure all of one experiment; returns where in ``runs/`` each result lies."""
     study = CorpusStudy(profile, name)
-    trainings = {title: CorpusStudy._address(trained) for title, trained in study.trainings()}
+    trainings = {title: trained.address for title, trained in study.trainings()}
     for trained in (study.initial, *(study.finetuned(option) for option in study.options())):
         study.perplexities(trained)
     for trained in (study.initial, study.finetuned()):

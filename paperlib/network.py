@@ -50,6 +50,10 @@ class Network(BaseModel):
 
     @model_validator(mode="after")
     def _experts_fit_the_head(self):
+        if self.balance and sum(self.experts) < 2:
+            raise ValueError("balance needs at least two experts; leave it out")
+        if self.dropout.latent and not self.experts:
+            raise ValueError("dropout.latent needs experts; leave it out")
         if self.head == "softmax":
             if self.experts:
                 raise ValueError("head 'softmax' has no experts; leave `experts` out")

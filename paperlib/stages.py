@@ -36,6 +36,11 @@ class Trained:
         """One entry an epoch, from epoch 0 (before training)."""
         return self.progress.history
 
+    @property
+    def address(self) -> str:
+        """Its folder in ``runs/``: kind and digest."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
 
 def checksum(array: np.ndarray) -> str:
     """SHA-256 of an array's little-endian bytes: data enter a stage's key by what they are."""

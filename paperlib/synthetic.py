@@ -350,8 +350,5 @@ def _at_rate(training: settings.SentenceTraining, rate: float | None) -> setting
 def run_seed(profile: settings.Profile, seed: int) -> dict:
     """Train all of one seed's study, and say under which folder of ``runs/`` each result lies."""
     study = SyntheticStudy(profile.synthetic, seed)
-    trainings = {
-        name: f"{trained.folder.parent.name}/{trained.folder.name}"
-        for name, trained in study.trainings()
-    }
+    trainings = {name: trained.address for name, trained in study.trainings()}
     return {"profile": profile.name, "seed": seed, "trainings": trainings}

@@ -27,6 +27,11 @@ def _chunks(rows: int, entries: int, device: torch.device) -> Iterator[slice]:
         yield slice(start, min(rows, start + size))
 
 
+def _refuse_second_backward(ctx) -> None:
+    if ctx.kept is not None and not ctx.kept:
+        raise RuntimeError("a sum over the vocabulary can be differentiated only once")
+
+
 class _TargetLogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, latents: Tensor, embedding: Tensor, bias: Tensor, target: Tensor) -> Tensor:
@@ -45,6 +50,7 @@ class _TargetLogSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
+        _refuse_second_backward(ctx)
         latents, embedding, bias, target = ctx.saved_tensors
         grad_latents = embedding[target] * grad.unsqueeze(-1)
         grad_embedding = torch.zeros_like(embedding)
@@ -98,6 +104,7 @@ class _SigmoidMixture(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
+        _refuse_second_backward(ctx)
         latents, log_pi, embedding, bias, log_q0 = ctx.saved_tensors
         grad_latents, grad_log_pi = torch.empty_like(latents), torch.empty_like(log_pi)
         grad_embedding, grad_bias = torch.zeros_like(embedding), torch.zeros_like(bias)

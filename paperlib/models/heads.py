@@ -3,10 +3,12 @@
 Each is read as a language model (softmax) or as a discriminator (sigmoid). Shapes: T steps, B
 streams, V words, K experts, E embedding units, N = T · B tokens. All is in log space and in nats.
 
-Where gradients are wanted, nothing of size N × K × V is held (see :mod:`paperlib.models.fused`).
+Nothing of size N × K × V is held unless it is small (see :mod:`paperlib.models.fused`) or gradients
+of all of ``log_q`` or ``log_r`` are asked for, which no training does.
 """
 
 import functools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -107,17 +109,17 @@ class Mixture(nn.Module):
 
     def log_q(self, head, embedding: Tensor) -> Tensor:
         """``(T, B, V)``."""
-        latents, log_pi = head
-        logits = [F.linear(latents[:, :, k], embedding, self.bias) for k in range(log_pi.shape[-1])]
         if not torch.is_grad_enabled():  # faster, where no word is too rare for the plain sum
             q = sum(
-                part.softmax(-1).mul_(log_pi[:, :, k, None].exp()) for k, part in enumerate(logits)
+                logits.softmax(-1).mul_(log_pi.exp())
+                for logits, log_pi in self._experts(head, embedding)
             )
             if q.min() > 1e-30:
                 return q.log_()
-        parts = [
-            F.log_softmax(part, dim=-1) + log_pi[:, :, k, None] for k, part in enumerate(logits)
-        ]
+        parts = (
+            F.log_softmax(logits, dim=-1) + log_pi
+            for logits, log_pi in self._experts(head, embedding)
+        )
         return functools.reduce(torch.logaddexp, parts)
 
     def log_q_of(self, head, embedding: Tensor, target: Tensor) -> Tensor:
@@ -133,14 +135,11 @@ class Mixture(nn.Module):
 
     def log_r(self, head, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """``(T, B, V)`` each."""
-        latents, log_pi = head
-        parts = [
-            [part + log_pi[:, :, k, None] for part in readings.log_r(logits)]
-            for k, logits in enumerate(
-                F.linear(latents[:, :, k], embedding, self.bias) for k in range(log_pi.shape[-1])
-            )
-        ]
-        return tuple(functools.reduce(torch.logaddexp, of) for of in zip(*parts, strict=True))
+        parts = (
+            tuple(part + log_pi for part in readings.log_r(logits))
+            for logits, log_pi in self._experts(head, embedding)
+        )
+        return functools.reduce(lambda total, part: tuple(map(torch.logaddexp, total, part)), parts)
 
     def log_odds_of(self, head, embedding: Tensor, target: Tensor) -> Tensor:
         """``(T, B)``; no logit of another word is computed."""
@@ -165,6 +164,12 @@ class Mixture(nn.Module):
         """
         totals = head[1].exp().flatten(0, 1).sum(0)
         return totals.var() / totals.mean() ** 2
+
+    def _experts(self, head, embedding: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits ``(T, B, V)`` and log π ``(T, B, 1)`` of one expert after another."""
+        latents, log_pi = head
+        for k in range(log_pi.shape[-1]):
+            yield F.linear(latents[:, :, k], embedding, self.bias), log_pi[:, :, k, None]
 
     def _log_r_of(self, head, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         latents, log_pi = head

@@ -70,8 +70,9 @@ class FromLogits(nn.Module):
         return ()
 
     def encode(self, words: Tensor, state: State, dropout=None) -> tuple[Tensor, State]:
-        """The logits."""
-        return self.network(words).to(next(self.parameters()).dtype), state
+        """The logits, in float32 where they come in less."""
+        logits = self.network(words)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), state
 
     def log_q(self, encoded: Tensor) -> Tensor:
         """See :class:`StreamModel`."""

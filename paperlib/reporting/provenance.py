@@ -13,7 +13,7 @@ def training(trained: Trained) -> dict:
     """Commit, wall time, length, best epoch and hardware of one training."""
     done = load_json(trained.folder / "done.json")
     return {
-        "stage": f"{trained.folder.parent.name}/{trained.folder.name}",
+        "stage": trained.address,
         "commit": done.get("commit", "not recorded"),
         "seconds": round(trained.progress.seconds, 1),
         "epochs": trained.progress.epoch,
