@@ -93,7 +93,7 @@ class SyntheticStudy:
     def perturbed(self) -> nn.Module:
         """The perturbed model: the chosen word's output bias lowered."""
         model = self.initial.model
-        log_probs = over_batches(model, self.split.valid, self._log_q_of_chosen).cpu().numpy()
+        log_probs = over_batches(model, self.split.valid, self.log_q_of_chosen).cpu().numpy()
         amount = amount_for(log_probs, self.settings.perturbation.probability)
         return lower_bias(model, self.chosen, amount)
 
@@ -181,6 +181,10 @@ class SyntheticStudy:
         values = over_batches(model, self._on_device(ids), log_q_of)
         return values.cpu().numpy().astype(np.float64)
 
+    def log_q_of_chosen(self, logits: torch.Tensor, _words: torch.Tensor) -> torch.Tensor:
+        """For :func:`paperlib.evaluation.over_batches`: the chosen word's log-probability, nats."""
+        return log_q(logits)[..., self.chosen]
+
     def chosen_word_probability(self, sentences: int = 1000) -> dict[str, float]:
         """Mean probability of the chosen word over all contexts of some test sentences.
 
@@ -190,7 +194,7 @@ class SyntheticStudy:
         ids = self.test[:sentences]
         words = self._on_device(ids)
         q0, tuned = (
-            over_batches(model, words, self._log_q_of_chosen)
+            over_batches(model, words, self.log_q_of_chosen)
             for model in (self.perturbed, self.finetuned("perturbed").model)
         )
         log_odds = over_batches(
@@ -331,9 +335,6 @@ class SyntheticStudy:
             key["perturbation"] = self.settings.perturbation.model_dump(mode="json")
             key["chosen"] = self.chosen
         return key
-
-    def _log_q_of_chosen(self, logits: torch.Tensor, _words: torch.Tensor) -> torch.Tensor:
-        return log_q(logits)[..., self.chosen]
 
     def _true_probability(self, ids: np.ndarray, word: int) -> np.ndarray:
         padded = np.pad(ids + 1, ((0, 0), (2, 0)))

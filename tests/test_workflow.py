@@ -118,6 +118,7 @@ def test_every_notebook_headless(fresh_project, runs_folder):
         text = (figures / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
         cells = json.loads(text)["cells"]
         assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code")
+        assert "Warning" not in text
         for folder in (fresh_project, CHECKOUT, runs_folder):
             assert str(folder) not in text
 
