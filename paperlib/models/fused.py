@@ -3,7 +3,7 @@
 Both start from latent vectors z, the tied embedding W ``(V, E)`` and the output bias b ``(V,)``.
 The vocabulary-sized intermediate result of a chunk is kept for the gradient only while all of them
 together are small (``KEEP``); otherwise it is computed again. Equal, up to rounding, to what
-``tests/test_heads.py`` writes out in one line each.
+``tests/test_fused.py`` writes out in a line or two each.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,12 @@ def _chunks(rows: int, entries: int, device: torch.device) -> Iterator[slice]:
         yield slice(start, min(rows, start + size))
 
 
+def _keeps(ctx, entries: int, with_gradient: bool) -> bool:
+    # Without gradients autograd still says that a parameter needs one, and hides in ``forward``
+    # whether gradients are on: ``with_gradient`` is from outside.
+    return with_gradient and any(ctx.needs_input_grad) and entries <= KEEP
+
+
 def _refuse_second_backward(ctx) -> None:
     if ctx.kept is not None and not ctx.kept:
         raise RuntimeError("a sum over the vocabulary can be differentiated only once")
@@ -34,9 +40,9 @@ def _refuse_second_backward(ctx) -> None:
 
 class _TargetLogSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, latents: Tensor, embedding: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+    def forward(ctx, latents, embedding, bias, target, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, embedding, bias, target)
-        keep = any(ctx.needs_input_grad) and len(latents) * len(bias) <= KEEP
+        keep = _keeps(ctx, len(latents) * len(bias), with_gradient)
         ctx.kept, values = {} if keep else None, []
         for part in _chunks(len(latents), len(bias), latents.device):
             logits = torch.addmm(bias, latents[part], embedding.T)
@@ -68,7 +74,7 @@ class _TargetLogSoftmax(torch.autograd.Function):
             scaled = latents[part] * scale.unsqueeze(-1)
             grad_embedding.addmm_(exponentials.T, scaled, alpha=-1)
             grad_bias.addmv_(exponentials.T, scale, alpha=-1)
-        return grad_latents, grad_embedding, grad_bias, None
+        return grad_latents, grad_embedding, grad_bias, None, None
 
 
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,17 +86,15 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def target_log_softmax(latents: Tensor, embedding: Tensor, bias: Tensor, target: Tensor) -> Tensor:
     """log softmax(W z + b) at ``target`` ``(R,)`` for each row z of ``latents`` ``(R, E)``."""
-    return _TargetLogSoftmax.apply(latents, embedding, bias, target)
+    return _TargetLogSoftmax.apply(latents, embedding, bias, target, torch.is_grad_enabled())
 
 
 class _SigmoidMixture(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx, latents: Tensor, log_pi: Tensor, embedding: Tensor, bias: Tensor, log_q0: Tensor
-    ) -> Tensor:
+    def forward(ctx, latents, log_pi, embedding, bias, log_q0, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, log_pi, embedding, bias, log_q0)
         ctx.entries = log_pi.shape[1] * len(bias)
-        keep = any(ctx.needs_input_grad) and len(log_q0) * ctx.entries <= KEEP
+        keep = _keeps(ctx, len(log_q0) * ctx.entries, with_gradient)
         ctx.kept, values = {} if keep else None, []
         for part in _chunks(len(log_q0), ctx.entries, latents.device):
             value, *gradients = _expectation(
@@ -122,7 +126,7 @@ class _SigmoidMixture(torch.autograd.Function):
             grad_embedding.addmm_(of_logits.T, scaled)
             grad_bias.addmv_(of_logits.T, scale.expand(*latents[part].shape[:2], 1).flatten())
             grad_log_pi[part] = of_log_pi * grad[part, None]
-        return grad_latents, grad_log_pi, grad_embedding, grad_bias, None
+        return grad_latents, grad_log_pi, grad_embedding, grad_bias, None, None
 
 
 def _expectation(latents, log_pi, embedding, bias, log_q0, with_gradients: bool):
@@ -158,4 +162,6 @@ def sigmoid_mixture_expectation(
 
     ``latents`` ``(N, K, E)``, ``log_pi`` ``(N, K)``, ``log_q0`` ``(N, V)``, which gets no gradient.
     """
-    return _SigmoidMixture.apply(latents, log_pi, embedding, bias, log_q0.detach())
+    return _SigmoidMixture.apply(
+        latents, log_pi, embedding, bias, log_q0.detach(), torch.is_grad_enabled()
+    )
