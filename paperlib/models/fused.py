@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 CHUNK = 1 << 20
 """Logits that are worked on at once: few enough for the cache of a CPU."""
@@ -34,7 +33,9 @@ def _keeps(ctx, entries: int, with_gradient: bool) -> bool:
 
 
 def _refuse_second_backward(ctx) -> None:
-    if ctx.kept is not None and not ctx.kept:
+    # Gradients are on here only for ``create_graph``. PyTorch's once_differentiable would let that
+    # pass where the gradient from outside is a constant, and the second derivative would be zero.
+    if torch.is_grad_enabled() or (ctx.kept is not None and not ctx.kept):
         raise RuntimeError("a sum over the vocabulary can be differentiated only once")
 
 
@@ -54,7 +55,6 @@ class _TargetLogSoftmax(torch.autograd.Function):
         return torch.cat(values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
         _refuse_second_backward(ctx)
         latents, embedding, bias, target = ctx.saved_tensors
@@ -106,7 +106,6 @@ class _SigmoidMixture(torch.autograd.Function):
         return torch.cat(values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
         _refuse_second_backward(ctx)
         latents, log_pi, embedding, bias, log_q0 = ctx.saved_tensors
