@@ -9,7 +9,6 @@ discriminator (r ≡ ½, Table 2) is ``log_odds = 0``.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 CHUNK = 1 << 18
 """Vocabulary entries that the fused loss works on at once: temporaries stay in the cache."""
@@ -89,11 +88,10 @@ class _SigmoidDiscriminator(torch.autograd.Function):
         return torch.cat(d_q), -F.logsigmoid(-at_target).squeeze(-1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_d_q: Tensor, grad_d_p: Tensor):
         target, r = ctx.saved_tensors
         gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:
+        if gradient is None or torch.is_grad_enabled():  # on here only for create_graph
             raise RuntimeError("the discriminator's loss can be differentiated only once")
         gradient.mul_(-grad_d_q.unsqueeze(-1)).scatter_add_(-1, target, r * grad_d_p.unsqueeze(-1))
         return None, gradient, None

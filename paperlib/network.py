@@ -12,7 +12,7 @@ Weight = Annotated[float, Field(ge=0)]
 class Dropout(BaseModel):
     """Rates of the five places where AWD-LSTM drops, and of the mixture's latents."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     embedding: Rate = 0.0
     """Whole words, of the lookup (Gal & Ghahramani, 2016)."""
@@ -36,7 +36,7 @@ class Network(BaseModel):
     the mixture weights (Takase et al., 2018).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     head: Literal["softmax", "mos", "doc"]
     embedding: Count

@@ -174,3 +174,13 @@ def test_without_a_discriminator_p_hat_is_q0():
     assert torch.equal(log_p_hat(log_q0, torch.zeros_like(log_q0)), log_q0)
     _, reverse_kl = finetuning_loss(log_q0, log_q0, torch.zeros_like(log_q0))
     assert torch.equal(reverse_kl, torch.zeros_like(reverse_kl))
+
+
+def test_the_fused_loss_refuses_a_second_derivative():
+    log_q0, odds, target = random_case(3)
+    logits = odds.clone().requires_grad_()
+    d_q, _ = sigmoid_discriminator_loss(log_q0, logits, target)
+    with pytest.raises(RuntimeError, match="differentiated only once"):
+        torch.autograd.grad(d_q.sum(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated only once"):
+        torch.autograd.grad(d_q.sum(), logits)

@@ -92,6 +92,7 @@ def changed(tmp_path, old, new):
         ("n_words = 60", "n_words = 0", r"synthetic\.language\.n_words: .*greater than or equal"),
         ("n_words = 60", 'n_words = "many"', r"n_words: Input should be a valid integer"),
         ("n_words = 60", "n_words = 12", r"classes name 15 words but language\.n_words is 12"),
+        ("gamma = 0.75", "gamma = inf", r"synthetic\.language\.gamma: .*finite number"),
         ("n_words = 60", "n_words = ", r"own\.toml is not valid TOML"),
         ('loss = "cross_entropy"', 'loss = "ce"', r"synthetic\.curves\.1\.loss: Input should be"),
     ],
