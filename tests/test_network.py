@@ -77,7 +77,8 @@ def test_networks_that_cannot_be_are_refused_in_a_sentence(shape, changed, messa
         ({"head": "mix"}, ("head",), "'softmax', 'mos' or 'doc'"),
         ({"temporal": -1.0}, ("temporal",), "greater than or equal to 0"),
         ({"init_range": 0.0}, ("init_range",), "greater than 0"),
-        ({"activation": float("nan")}, ("activation",), "greater than or equal to 0"),
+        ({"activation": float("nan")}, ("activation",), "finite number"),
+        ({"temporal": float("inf")}, ("temporal",), "finite number"),
     ],
 )
 def test_numbers_out_of_range_are_refused_where_they_are(changed, where, message):
