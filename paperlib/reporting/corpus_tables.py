@@ -146,6 +146,34 @@ def table3_for_people(table: pd.DataFrame, titles: dict[str, str] = CORPORA) -> 
     return pd.DataFrame(shown)
 
 
+DYNAMIC_COLUMNS = ("model", "split", "static", "dynamic", "learning rate", "decay")
+
+
+def dynamic_evaluation(studies: dict[str, CorpusStudy]) -> pd.DataFrame:
+    """Perplexities with and without dynamic evaluation, before and after fine-tuning.
+
+    Two rows, validation and test, for each model; with the parameters found by the grid search.
+    Experiments that do not run dynamic evaluation have no rows.
+    """
+    rows = []
+    for name, study in studies.items():
+        if study.settings.dynamic is None:
+            continue
+        for title, model in (("initial", study.initial), ("fine-tuned", study.finetuned())):
+            static, dynamic = study.perplexities(model), study.dynamic(model)
+            best = (dynamic["best"]["learning_rate"], dynamic["best"]["decay"])
+            for split in ("valid", "test"):
+                rows.append((f"{name}, {title}", split, static[split], dynamic[split], *best))
+    return pd.DataFrame(rows, columns=DYNAMIC_COLUMNS)
+
+
+def dynamic_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The same to four digits; one row that says so where no experiment runs it."""
+    if table.empty:
+        return pd.DataFrame([dict.fromkeys(DYNAMIC_COLUMNS, NOT_RUN)])
+    return table.round(4)
+
+
 def _measured(study: CorpusStudy | None, row: str) -> dict | None:
     if study is None or "original" in row:
         return None
