@@ -122,7 +122,7 @@ def profiles() -> int:
     from paperlib import settings
 
     for name in settings.names():
-        print(f"{name:<8} {settings.load(name).summary}")
+        print(f"{name:<10} {settings.load(name).summary}")
     return 0
 
 

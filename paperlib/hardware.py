@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,19 +17,39 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def precision(name: str) -> torch.dtype:
-    """The dtype of recurrent layers for ``float32``, ``bfloat16`` or ``auto``.
+def precision(name: str) -> str:
+    """What ``float32``, ``mixed`` or ``auto`` means for a training here: *float32* or *mixed*.
 
-    ``auto`` is bfloat16 where the hardware multiplies matrices in it (a CUDA GPU of compute
-    capability 8 or more, a CPU with AMX) and float32 elsewhere, where bfloat16 would be slower.
+    In mixed precision the recurrent layers work in bfloat16 and all other matrix products are
+    those of :func:`rounded_products`; parameters, losses and validation stay float32. ``auto`` is
+    mixed where the hardware multiplies bfloat16 matrices (a CUDA GPU of compute capability 8 or
+    more, a CPU with AMX) and float32 elsewhere, where bfloat16 would be slower.
     """
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        return name
     if torch.cuda.is_available():
         fast = torch.cuda.get_device_capability()[0] >= 8
     else:
         fast = torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return "mixed" if fast else "float32"
+
+
+@contextmanager
+def rounded_products(enabled: bool = True) -> Iterator[None]:
+    """Inside, float32 matrices are multiplied as if rounded, with sums and results in float32.
+
+    A CPU that multiplies bfloat16 rounds to that (8 bits, against 24 of float32), a GPU to TF32 (11
+    bits). Unlike autocast this leaves a sum of many logits its last digits.
+    """
+    backends = ((torch.backends.mkldnn.matmul, "bf16"), (torch.backends.cuda.matmul, "tf32"))
+    before = [backend.fp32_precision for backend, _ in backends]
+    try:
+        for backend, rounded in backends if enabled else ():
+            backend.fp32_precision = rounded
+        yield
+    finally:
+        for (backend, _), own in zip(backends, before, strict=True):
+            backend.fp32_precision = own
 
 
 def keep_memory() -> None:

@@ -87,7 +87,7 @@ class Training(Settings):
     max_decays: Annotated[int, Field(ge=0)] = 2
     averaging: Literal["never", "triggered", "always"] = "never"
     nonmono: Count = 5
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    precision: Literal["float32", "mixed", "auto"] = "float32"
 
 
 class SentenceTraining(Training):

@@ -82,11 +82,12 @@ def train(
     """Train ``model`` once: from its weights as given, or from the last checkpoint.
 
     ``make_task`` gets the model and is called only where there is something left to train.
-    ``key`` holds what the weights and the task depend on; the training settings, and the
-    precision they resolve to on this machine, are added to it.
+    ``key`` holds what the weights and the task depend on; the training settings, with the
+    precision that they mean on this machine, are added to it.
     """
-    precision = str(hardware.precision(settings.precision)).removeprefix("torch.")
-    key = key | {"training": settings.model_dump(mode="json"), "precision": precision}
+    precision = hardware.precision(settings.precision)
+    training = settings.model_dump(mode="json") | {"precision": precision}
+    key = key | {"training": training}
 
     def compute(folder: Path) -> None:
         hardware.keep_memory()

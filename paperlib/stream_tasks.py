@@ -49,7 +49,7 @@ class StreamTask(Task):
         self._dropout = None
         if training.regularised:
             self._dropout = torch.Generator(self.device).manual_seed(seed)
-        self._precision = hardware.precision(training.precision)
+        self._mixed = hardware.precision(training.precision) == "mixed"
         self._columns = torch.arange(training.batch_size, device=self.device).chunk(training.parts)
         self._states: dict[str, State] = {}
 
@@ -69,21 +69,26 @@ class StreamTask(Task):
 
     def backward(self, batch: Piece) -> dict[str, Tensor]:
         """Gradients of the loss and the regularisation, group after group of streams."""
-        until = batch.start + batch.length
         totals: dict[str, Tensor] = {}
-        for group, columns in enumerate(self._columns):
-            share = len(columns) / self.train.shape[1]
-            words = self.train[batch.start : until, columns]
-            target = self.train[batch.start + 1 : until + 1, columns]
-            encoded = self.encode(self.model, f"model.{group}", words, batch, self._dropout)
-            parts = self.parts(encoded, target, batch, columns)
-            objective = sum(parts.values())
-            if self.training.regularised:
-                objective = objective + self.model.regularisation(encoded)
-            (objective * share).backward()
-            for name, part in {"loss": sum(parts.values()), **parts}.items():
-                totals[name] = totals.get(name, 0) + part.detach() * share
+        with hardware.rounded_products(self._mixed):
+            for group, columns in enumerate(self._columns):
+                for name, part in self._backward(batch, group, columns).items():
+                    totals[name] = totals.get(name, 0) + part
         return totals
+
+    def _backward(self, batch: Piece, group: int, columns: Tensor) -> dict[str, Tensor]:
+        until = batch.start + batch.length
+        share = len(columns) / self.train.shape[1]
+        words = self.train[batch.start : until, columns]
+        target = self.train[batch.start + 1 : until + 1, columns]
+        encoded = self.encode(self.model, f"model.{group}", words, batch, self._dropout)
+        parts = self.parts(encoded, target, batch, columns)
+        loss = sum(parts.values())
+        objective = loss
+        if self.training.regularised:
+            objective = objective + self.model.regularisation(encoded)
+        (objective * share).backward()
+        return {name: part.detach() * share for name, part in ({"loss": loss} | parts).items()}
 
     @abstractmethod
     def parts(self, encoded, target: Tensor, batch: Piece, columns: Tensor) -> dict[str, Tensor]:
@@ -93,9 +98,7 @@ class StreamTask(Task):
         """Encode with the state that the piece before this one left under ``name``."""
         if batch.start == 0:
             self._states[name] = model.start(words.shape[1])
-        with torch.autocast(
-            self.device.type, self._precision, enabled=self._precision != torch.float32
-        ):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
             encoded, self._states[name] = model.encode(words, self._states[name], dropout)
         return encoded
 

@@ -313,7 +313,7 @@ class SyntheticStudy:
         return {
             "seed": self.seed,
             "loss_per": training.loss_per,
-            "precision": hardware.precision(training.precision),
+            "mixed": hardware.precision(training.precision) == "mixed",
         }
 
     def _new_model(self, stream: int) -> LSTM:

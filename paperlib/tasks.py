@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from paperlib import hardware
 from paperlib.evaluation import finetuning_measures, over_batches, perplexity
 from paperlib.losses import finetuning_loss, sigmoid_discriminator_loss
 from paperlib.models.readings import log_odds_of, log_q_of
@@ -64,7 +65,7 @@ class SentenceTask(Task):
         *,
         seed: int,
         loss_per: Literal["sentence", "word"] = "sentence",
-        precision: torch.dtype = torch.float32,
+        mixed: bool = False,
         probe: Probe | None = None,
     ):
         self.title = title
@@ -72,7 +73,7 @@ class SentenceTask(Task):
         self.split = split
         self._scale = split.train.shape[1] if loss_per == "sentence" else 1
         self._seed = seed
-        self._precision = precision
+        self._mixed = mixed
         self._probe = probe
 
     def batches(self, epoch: int, size: int) -> list[Tensor]:
@@ -82,9 +83,10 @@ class SentenceTask(Task):
 
     def backward(self, batch: Tensor) -> dict[str, Tensor]:
         """Gradients of the parts of the loss; returns their means per token and their sum."""
-        parts = self.parts(batch)
-        loss = sum(parts.values())
-        (loss * self._scale).backward()
+        with hardware.rounded_products(self._mixed):
+            parts = self.parts(batch)
+            loss = sum(parts.values())
+            (loss * self._scale).backward()
         return {"loss": loss.detach()} | {name: part.detach() for name, part in parts.items()}
 
     @abstractmethod
@@ -108,7 +110,7 @@ class LanguageModelTask(SentenceTask):
     def parts(self, batch: Tensor) -> dict[str, Tensor]:
         """Cross-entropy alone."""
         words = self.split.train[batch]
-        log_q_true = log_q_of(self.model(words, precision=self._precision), words)
+        log_q_true = log_q_of(self.model(words, mixed=self._mixed), words)
         return {"cross_entropy": -log_q_true.mean()}
 
     def validate(self) -> dict[str, float]:
@@ -126,20 +128,20 @@ class DiscriminatorTask(SentenceTask):
 
     def parts(self, batch: Tensor) -> dict[str, Tensor]:
         """D^(q) and D^(p)."""
-        d_q, d_p = self._parts(self.split.train[batch], self._precision)
+        d_q, d_p = self._parts(self.split.train[batch], self._mixed)
         return {"d_q": d_q.mean(), "d_p": d_p.mean()}
 
     def validate(self) -> dict[str, float]:
         parts = [
-            torch.stack(self._parts(words, torch.float32)) for words in self.split.valid.split(1024)
+            torch.stack(self._parts(words, False)) for words in self.split.valid.split(1024)
         ]
         d_q, d_p = torch.cat(parts, dim=1).double().mean(dim=(1, 2)).tolist()
         return {"d": d_q + d_p, "d_q": d_q, "d_p": d_p}
 
-    def _parts(self, words: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _parts(self, words: Tensor, mixed: bool) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            logits_q0 = self._q0(words, precision=precision)
-        logits = self.model(words, precision=precision)
+            logits_q0 = self._q0(words, mixed=mixed)
+        logits = self.model(words, mixed=mixed)
         return sigmoid_discriminator_loss(logits_q0, logits, words)
 
 
@@ -160,7 +162,7 @@ class FinetuningTask(SentenceTask):
     def parts(self, batch: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and the estimated reverse KL divergence."""
         words = self.split.train[batch]
-        log_q_true = log_q_of(self.model(words, precision=self._precision), words)
+        log_q_true = log_q_of(self.model(words, mixed=self._mixed), words)
         frozen = (values[batch] for values in self._train_frozen)
         cross_entropy, reverse_kl = finetuning_loss(log_q_true, *frozen)
         return {"cross_entropy": cross_entropy.mean(), "reverse_kl": reverse_kl.mean()}

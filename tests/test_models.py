@@ -77,10 +77,10 @@ def test_initial_weights_come_from_the_generator_alone():
     assert first.output.bias.abs().max() == 0
 
 
-def test_bfloat16_touches_the_recurrent_layers_only():
+def test_mixed_precision_touches_the_recurrent_layers_only():
     model = new_model().float()
     words = torch.tensor([[0, 5, 2, 2]])
-    exact, rounded = model(words), model(words, precision=torch.bfloat16)
+    exact, rounded = model(words), model(words, mixed=True)
     assert rounded.dtype == torch.float32
     assert 0 < (exact - rounded).abs().max() < 0.01
 

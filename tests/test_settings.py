@@ -7,10 +7,10 @@ from paperlib.settings import SettingsError, load, names
 
 
 def test_the_profiles_of_the_contract_are_there():
-    assert names() == ["medium", "paper", "quick", "smoke"]
+    assert names() == ["medium", "overnight", "paper", "quick", "smoke"]
 
 
-@pytest.mark.parametrize("name", ["medium", "paper", "quick", "smoke"])
+@pytest.mark.parametrize("name", ["medium", "overnight", "paper", "quick", "smoke"])
 def test_every_profile_is_valid_and_bears_its_name(name):
     profile = load(name)
     assert profile.name == name
@@ -103,7 +103,7 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
 
 
 def test_an_unknown_profile_is_told_the_choice():
-    with pytest.raises(SettingsError, match="no profile 'huge'; choose one of medium, paper"):
+    with pytest.raises(SettingsError, match="no profile 'huge'; choose one of medium, overnight"):
         load("huge")
 
 

@@ -48,15 +48,15 @@ class LSTM(nn.Module):
         """Id of the start token."""
         return self.n_words
 
-    def forward(self, words: Tensor, *, precision: torch.dtype = torch.float32) -> Tensor:
+    def forward(self, words: Tensor, *, mixed: bool = False) -> Tensor:
         """Logits ``(B, T, V)`` for each next word, given ``words`` ``(B, T)`` of ids.
 
         The context of ``logits[:, t]`` is the start token and ``words[:, :t]``, so the last
-        column of ``words`` is never read. ``precision`` is that of the recurrent layers; logits
-        are computed and returned in the dtype of the parameters, because bfloat16 would blur log
-        q by some hundredths of a nat.
+        column of ``words`` is never read. With ``mixed`` the recurrent layers work in bfloat16;
+        logits are computed and returned in the dtype of the parameters, because bfloat16 would blur
+        log q by some hundredths of a nat.
         """
         inputs = F.pad(words[:, :-1], (1, 0), value=self.start).T
-        with torch.autocast(words.device.type, precision, enabled=precision != torch.float32):
+        with torch.autocast(words.device.type, torch.bfloat16, enabled=mixed):
             hidden, _ = self.recurrent(self.embedding(inputs))
         return self.output(hidden.transpose(0, 1).to(self.output.weight.dtype))

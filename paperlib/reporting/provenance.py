@@ -18,7 +18,7 @@ def training(trained: Trained) -> dict:
         "seconds": round(trained.progress.seconds, 1),
         "epochs": trained.progress.epoch,
         "best_epoch": trained.progress.best_epoch,
-        "precision": done["key"]["precision"],
+        "precision": done["key"]["training"]["precision"],
         "device": done["hardware"]["device"],
         "processor": done["hardware"]["processor"],
         "torch_threads": done["hardware"]["torch_threads"],
