@@ -132,9 +132,7 @@ class DiscriminatorTask(SentenceTask):
         return {"d_q": d_q.mean(), "d_p": d_p.mean()}
 
     def validate(self) -> dict[str, float]:
-        parts = [
-            torch.stack(self._parts(words, False)) for words in self.split.valid.split(1024)
-        ]
+        parts = [torch.stack(self._parts(words, False)) for words in self.split.valid.split(1024)]
         d_q, d_p = torch.cat(parts, dim=1).double().mean(dim=(1, 2)).tolist()
         return {"d": d_q + d_p, "d_q": d_q, "d_p": d_p}
 
