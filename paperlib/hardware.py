@@ -44,12 +44,17 @@ def rounded_products(enabled: bool = True) -> Iterator[None]:
     backends = ((torch.backends.mkldnn.matmul, "bf16"), (torch.backends.cuda.matmul, "tf32"))
     before = [backend.fp32_precision for backend, _ in backends]
     try:
-        for backend, rounded in backends if enabled else ():
-            backend.fp32_precision = rounded
+        for backend, rounded in backends:
+            backend.fp32_precision = rounded if enabled else "ieee"
         yield
     finally:
         for (backend, _), own in zip(backends, before, strict=True):
             backend.fp32_precision = own
+
+
+def rounds_to_bfloat16(device: torch.device) -> bool:
+    """Whether float32 matrices on ``device`` are multiplied as if rounded to bfloat16 now."""
+    return device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 
 
 def keep_memory() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Before torch is imported: workers side by side, each with all cores, would slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 

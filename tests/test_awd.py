@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from paperlib.models import AWDLSTM
 from paperlib.models import dropout as drop
@@ -153,14 +154,25 @@ def test_what_is_kept_is_scaled_to_the_same_mean(rate, seed):
     )
 
 
+def test_units_are_dropped_independently_of_each_other():
+    """Four come from one draw: every pattern of four is as frequent as any other."""
+    kept = half_of(torch.empty(40_000, 4), generator(3)) > 0
+    patterns = (kept * torch.tensor([1, 2, 4, 8])).sum(-1).bincount(minlength=16)
+    assert stats.chisquare(patterns.numpy()).pvalue > 1e-4
+
+
+def half_of(like, draws):
+    """The mask of dropout at rate ½: zeros and twos."""
+    return drop.mask(tuple(like.shape), 0.5, draws, like)
+
+
 def test_weight_drop_is_an_lstm_with_those_weights_missing():
     model, words = new_model(dropout={"weight": 0.5}), some_words()
     encoded, _ = model.encode(words, model.start(B), generator(7))
     draws, thinned = generator(7), new_model()
     with torch.no_grad():
         for layer in thinned.layers:
-            kept = torch.empty_like(layer.weight_hh).bernoulli_(0.5, generator=draws)
-            layer.weight_hh.mul_(2 * kept)
+            layer.weight_hh.mul_(half_of(layer.weight_hh, draws))
     expected, _ = by_the_formulas(thinned, words, model.start(B))
     for mine, theirs in zip(encoded.layers, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-13)
@@ -172,7 +184,7 @@ def test_the_gradient_reaches_the_weights_that_were_not_dropped():
     model.log_q_of(encoded, words).sum().backward()
     draws = generator(7)
     for layer in model.layers:
-        kept = torch.empty_like(layer.weight_hh).bernoulli_(0.5, generator=draws).bool()
+        kept = half_of(layer.weight_hh, draws).bool()
         assert kept.any()
         assert not kept.all()
         assert torch.equal(layer.weight_hh.grad != 0, kept)
@@ -234,8 +246,7 @@ def test_the_last_layer_is_kept_before_dropout_too():
 def test_input_dropout_is_locked_and_acts_on_the_first_layers_input():
     model, words = new_model(dropout={"input": 0.5}), some_words()
     encoded, _ = model.encode(words, model.start(B), generator(1))
-    kept = torch.empty(1, B, 4, dtype=torch.float64).bernoulli_(0.5, generator=generator(1))
-    inputs = 2 * kept * model.embedding.detach()[words]
+    inputs = half_of(torch.empty(1, B, 4).double(), generator(1)) * model.embedding.detach()[words]
     hidden = torch.zeros(B, 5, dtype=torch.float64)
     expected, _ = lstm_by_the_formulas(model.layers[0].state_dict(), inputs, hidden, hidden)
     torch.testing.assert_close(encoded.layers[0].detach(), expected, rtol=0, atol=1e-13)

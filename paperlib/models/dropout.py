@@ -3,15 +3,24 @@
 ``generator=None`` or rate 0 means no dropout. What stays is scaled by 1/(1 − rate).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def mask(shape: tuple[int, ...], rate: float, generator: torch.Generator, like: Tensor) -> Tensor:
     """Zeros with probability ``rate``, else 1/(1 − rate), in the dtype and on the device of
-    ``like``."""
-    kept = torch.empty(shape, dtype=like.dtype, device=like.device)
-    return kept.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    ``like``.
+
+    A draw of 64 bits decides on four units, some times faster than a Bernoulli draw for each, so
+    ``rate`` is rounded to a multiple of 2⁻¹⁶.
+    """
+    units = math.prod(shape)
+    draws = torch.empty(-(-units // 4), dtype=torch.int64, device=like.device)
+    bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)[:units].view(shape)
+    dropped = round(rate * 2**16)
+    return (bits >= dropped - 2**15).to(like.dtype).div_(1 - rate)
 
 
 def locked(values: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:

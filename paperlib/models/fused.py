@@ -4,6 +4,8 @@ Both start from latent vectors z, the tied embedding W ``(V, E)`` and the output
 The vocabulary-sized intermediate result of a chunk is kept for the gradient only while all of them
 together are small (``KEEP``); otherwise it is computed again. Equal, up to rounding, to what
 ``tests/test_fused.py`` writes out in a line or two each.
+
+Shapes: R or N rows of latents, K experts, V words, E embedding units.
 """
 
 from collections.abc import Iterator
@@ -12,24 +14,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1 << 20
-"""Logits that are worked on at once: few enough for the cache of a CPU."""
+from paperlib import hardware
 
-KEEP = 1 << 25
-"""Logits in all up to which they are kept for the gradient: 128 MiB in float32."""
+CHUNK = 1 << 21
+"""Logits that are worked on at once: few enough for a CPU's cache, enough for fast products."""
+
+KEEP = 1 << 28
+"""Bytes of intermediate results up to which they are kept for the gradient."""
 
 
 def _chunks(rows: int, entries: int, device: torch.device) -> Iterator[slice]:
     # A GPU needs more work at once than a CPU's cache holds.
-    size = max(1, CHUNK * (64 if device.type == "cuda" else 1) // entries)
+    size = max(1, CHUNK * (32 if device.type == "cuda" else 1) // entries)
     for start in range(0, rows, size):
         yield slice(start, min(rows, start + size))
 
 
-def _keeps(ctx, entries: int, with_gradient: bool) -> bool:
+def _kept_dtype(latents: Tensor) -> torch.dtype:
+    """What is only multiplied later can be kept as the rounded product would take it."""
+    rounded = latents.dtype == torch.float32 and hardware.rounds_to_bfloat16(latents.device)
+    return torch.bfloat16 if rounded else latents.dtype
+
+
+def _keeps(ctx, entries: int, latents: Tensor, with_gradient: bool) -> bool:
     # Without gradients autograd still says that a parameter needs one, and hides in ``forward``
     # whether gradients are on: ``with_gradient`` is from outside.
-    return with_gradient and any(ctx.needs_input_grad) and entries <= KEEP
+    small = entries * _kept_dtype(latents).itemsize <= KEEP
+    return with_gradient and any(ctx.needs_input_grad) and small
 
 
 def _refuse_second_backward(ctx) -> None:
@@ -39,11 +50,19 @@ def _refuse_second_backward(ctx) -> None:
         raise RuntimeError("a sum over the vocabulary can be differentiated only once")
 
 
+def _with_bias(latents: Tensor, scale: Tensor) -> Tensor:
+    """``(R, E + 1)``: latents times ``scale`` ``(R, 1)``, and the scale itself.
+
+    Gradients by embedding and bias are one product with it.
+    """
+    return torch.cat([latents * scale, scale], dim=1)
+
+
 class _TargetLogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, latents, embedding, bias, target, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, embedding, bias, target)
-        keep = _keeps(ctx, len(latents) * len(bias), with_gradient)
+        keep = _keeps(ctx, len(latents) * len(bias), latents, with_gradient)
         ctx.kept, values = {} if keep else None, []
         for part in _chunks(len(latents), len(bias), latents.device):
             logits = torch.addmm(bias, latents[part], embedding.T)
@@ -51,34 +70,33 @@ class _TargetLogSoftmax(torch.autograd.Function):
             largest, exponentials, total = _exponentials(logits)
             values.append(of_target - largest - total.log())
             if keep:
-                ctx.kept[part.start] = exponentials, total
+                ctx.kept[part.start] = exponentials.to(_kept_dtype(latents)), total
         return torch.cat(values)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         _refuse_second_backward(ctx)
         latents, embedding, bias, target = ctx.saved_tensors
-        grad_latents = embedding[target] * grad.unsqueeze(-1)
-        grad_embedding = torch.zeros_like(embedding)
-        grad_embedding.index_add_(0, target, latents * grad.unsqueeze(-1))
-        grad_bias = torch.zeros_like(bias).index_add_(0, target, grad)
+        grad = grad.unsqueeze(-1)
+        grad_latents = embedding[target] * grad
+        grad_output = latents.new_zeros(len(bias), latents.shape[1] + 1)
+        grad_output.index_add_(0, target, _with_bias(latents, grad))
         for part in _chunks(len(latents), len(bias), latents.device):
             if ctx.kept is None:
                 logits = torch.addmm(bias, latents[part], embedding.T)
                 _, exponentials, total = _exponentials(logits)
             else:
                 exponentials, total = ctx.kept.pop(part.start)
+                exponentials = exponentials.to(latents.dtype)
             # Softmax is exponentials / total; the division is left to the narrow side.
-            scale = grad[part] / total
-            grad_latents[part] -= (exponentials @ embedding) * scale.unsqueeze(-1)
-            scaled = latents[part] * scale.unsqueeze(-1)
-            grad_embedding.addmm_(exponentials.T, scaled, alpha=-1)
-            grad_bias.addmv_(exponentials.T, scale, alpha=-1)
-        return grad_latents, grad_embedding, grad_bias, None, None
+            scale = grad[part] / total.unsqueeze(-1)
+            grad_latents[part] -= (exponentials @ embedding) * scale
+            grad_output.addmm_(exponentials.T, _with_bias(latents[part], scale), alpha=-1)
+        return grad_latents, grad_output[:, :-1], grad_output[:, -1], None, None
 
 
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest logit, exp(logits − largest) in their place, and its sum, by rows."""
+    """Largest logit, exp(logits − largest) in their place, and its sum, over the last axis."""
     largest = logits.amax(-1)
     exponentials = logits.sub_(largest.unsqueeze(-1)).exp_()
     return largest, exponentials, exponentials.sum(-1)
@@ -89,12 +107,43 @@ def target_log_softmax(latents: Tensor, embedding: Tensor, bias: Tensor, target:
     return _TargetLogSoftmax.apply(latents, embedding, bias, target, torch.is_grad_enabled())
 
 
+def _logits(latents: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
+    """``(n, K, V)`` for ``latents`` ``(n, K, E)``."""
+    logits = torch.addmm(bias, latents.flatten(0, 1), embedding.T)
+    return logits.view(*latents.shape[:2], -1)
+
+
+def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Σ_k weights_k values_k ``(n, V)``, never rounded, which here would be slower too."""
+    with hardware.rounded_products(False):
+        return torch.bmm(weights.unsqueeze(1), values).squeeze(1)
+
+
+def mixture_log_softmax(latents: Tensor, log_pi: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
+    """log Σ_k π_k softmax(W z_k + b) of all words, ``(N, V)``, without gradient.
+
+    ``latents`` ``(N, K, E)``, ``log_pi`` ``(N, K)``.
+    """
+    log_q = []
+    for part in _chunks(len(log_pi), log_pi.shape[1] * len(bias), latents.device):
+        largest, exponentials, total = _exponentials(_logits(latents[part], embedding, bias))
+        q = _weighted_sum(log_pi[part].exp() / total, exponentials)
+        if q.min() > 1e-30:
+            log_q.append(q.log_())
+        else:  # a word is too rare for the plain sum, so in log space
+            log_parts = _logits(latents[part], embedding, bias)
+            log_parts -= largest.unsqueeze(-1)
+            log_parts += (log_pi[part] - total.log()).unsqueeze(-1)
+            log_q.append(log_parts.logsumexp(1))
+    return torch.cat(log_q)
+
+
 class _SigmoidMixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx, latents, log_pi, embedding, bias, log_q0, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, log_pi, embedding, bias, log_q0)
         ctx.entries = log_pi.shape[1] * len(bias)
-        keep = _keeps(ctx, len(log_q0) * ctx.entries, with_gradient)
+        keep = _keeps(ctx, len(log_q0) * ctx.entries, latents, with_gradient)
         ctx.kept, values = {} if keep else None, []
         for part in _chunks(len(log_q0), ctx.entries, latents.device):
             value, *gradients = _expectation(
@@ -110,30 +159,32 @@ class _SigmoidMixture(torch.autograd.Function):
         _refuse_second_backward(ctx)
         latents, log_pi, embedding, bias, log_q0 = ctx.saved_tensors
         grad_latents, grad_log_pi = torch.empty_like(latents), torch.empty_like(log_pi)
-        grad_embedding, grad_bias = torch.zeros_like(embedding), torch.zeros_like(bias)
+        grad_output = latents.new_zeros(len(bias), latents.shape[2] + 1)
         for part in _chunks(len(log_q0), ctx.entries, latents.device):
             if ctx.kept is None:
-                _, of_logits, of_log_pi = _expectation(
+                _, of_logits, factor, of_log_pi = _expectation(
                     latents[part], log_pi[part], embedding, bias, log_q0[part], True
                 )
             else:
-                of_logits, of_log_pi = ctx.kept.pop(part.start)
-            scale = grad[part, None, None]
-            of_logits = of_logits.flatten(0, 1)
+                of_logits, factor, of_log_pi = ctx.kept.pop(part.start)
+            of_logits = of_logits.to(latents.dtype).flatten(0, 1)
+            scale = (factor * grad[part, None]).unsqueeze(-1)
             grad_latents[part] = (of_logits @ embedding).view_as(latents[part]) * scale
-            scaled = (latents[part] * scale).flatten(0, 1)
-            grad_embedding.addmm_(of_logits.T, scaled)
-            grad_bias.addmv_(of_logits.T, scale.expand(*latents[part].shape[:2], 1).flatten())
+            narrow = _with_bias(latents[part].flatten(0, 1), scale.flatten(0, 1))
+            grad_output.addmm_(of_logits.T, narrow)
             grad_log_pi[part] = of_log_pi * grad[part, None]
-        return grad_latents, grad_log_pi, grad_embedding, grad_bias, None, None
+        return grad_latents, grad_log_pi, grad_output[:, :-1], grad_output[:, -1], None, None
 
 
 def _expectation(latents, log_pi, embedding, bias, log_q0, with_gradients: bool):
-    """−Σ_w q_0 log r ``(n,)`` and its gradients by logits ``(n, K, V)`` and by log π ``(n, K)``."""
-    logits = torch.addmm(bias, latents.flatten(0, 1), embedding.T).view(*log_pi.shape, -1)
+    """−Σ_w q_0 log r ``(n,)`` and its gradients by logits ``(n, K, V)`` and by log π ``(n, K)``.
+
+    Between the two comes a factor ``(n, K)`` that the former still lacks.
+    """
+    logits = _logits(latents, embedding, bias)
     q0, pi = log_q0.exp(), log_pi.exp()
     sigma = logits.sigmoid()
-    r = torch.bmm(pi.unsqueeze(1), sigma).squeeze(1)
+    r = _weighted_sum(pi, sigma)
     if r.min() > 1e-30:
         log_r, responsibility = r.log(), None
     else:  # too small for the plain sum, so in log space
@@ -142,16 +193,18 @@ def _expectation(latents, log_pi, embedding, bias, log_q0, with_gradients: bool)
         responsibility = (log_parts - log_r.unsqueeze(1)).exp_()
     value = -torch.linalg.vecdot(q0, log_r)
     if not with_gradients:
-        return value, None, None
+        return value, None, None, None
+    kept = _kept_dtype(latents)
+    # The derivative of σ is σ (1 − σ), that of log σ is 1 − σ.
     if responsibility is None:
-        weights = sigma * (q0 / r).unsqueeze(1)
-        of_log_pi = -pi * weights.sum(-1)
-        weights.mul_(pi.unsqueeze(-1))
-    else:
-        weights = responsibility * q0.unsqueeze(1)
-        of_log_pi = -weights.sum(-1)
-    # The derivative of log σ is 1 − σ.
-    return value, torch.addcmul(weights.neg(), weights, sigma), of_log_pi
+        ratio = q0.div_(r).neg_()
+        with hardware.rounded_products(False):
+            of_log_pi = torch.bmm(sigma, ratio.unsqueeze(-1)).squeeze(-1).mul_(pi)
+        of_logits = torch.ops.aten.sigmoid_backward(ratio.unsqueeze(1).expand_as(sigma), sigma)
+        return value, of_logits.to(kept), pi, of_log_pi
+    weights = responsibility * q0.neg_().unsqueeze(1)
+    of_logits = weights * (1 - sigma)
+    return value, of_logits.to(kept), torch.ones_like(pi), weights.sum(-1)
 
 
 def sigmoid_mixture_expectation(

@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 from paperlib.models import dropout as drop
 from paperlib.models import readings
-from paperlib.models.fused import sigmoid_mixture_expectation, target_log_softmax
+from paperlib.models.fused import (
+    mixture_log_softmax,
+    sigmoid_mixture_expectation,
+    target_log_softmax,
+)
 from paperlib.network import Network
 
 
@@ -109,13 +113,10 @@ class Mixture(nn.Module):
 
     def log_q(self, head, embedding: Tensor) -> Tensor:
         """``(T, B, V)``."""
-        if not torch.is_grad_enabled():  # faster, where no word is too rare for the plain sum
-            q = sum(
-                logits.softmax(-1).mul_(log_pi.exp())
-                for logits, log_pi in self._experts(head, embedding)
-            )
-            if q.min() > 1e-30:
-                return q.log_()
+        if not torch.is_grad_enabled():
+            latents, log_pi = (part.flatten(0, 1) for part in head)
+            log_q = mixture_log_softmax(latents, log_pi, embedding, self.bias)
+            return log_q.unflatten(0, head[1].shape[:2])
         parts = (
             F.log_softmax(logits, dim=-1) + log_pi
             for logits, log_pi in self._experts(head, embedding)
