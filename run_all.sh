@@ -24,6 +24,7 @@ where the results are. What is done and unchanged is not done again; what was in
                   (delete the folder runs/ to train again)
   --list          list the notebooks and what each makes, without running anything
   --lab           open the notebooks in JupyterLab, in the same environment
+  --benchmarks [NAME]...  measure speed and memory beside what people would use instead
   --test [ARG]... run the tests in the same environment; what follows goes to pytest
   --help          show this
 
@@ -44,7 +45,7 @@ fail() { # one sentence for the user, and an exit code
 
 action='run'
 profile='' only='' seeds='' experiments='' cores='' force=''
-test_options=()
+passed_on=()
 
 value_of() { # option, number of arguments left, the next one
     if (($2 < 2)) || [[ -z $3 || $3 == --* ]]; then fail "$1 needs a value; see --help." 2; fi
@@ -83,9 +84,9 @@ parse_options() {
                 ;;
             --force) force=yes ;;
             --list | --lab) action=${1#--} ;;
-            --test)
-                action='test'
-                test_options=("${@:2}")
+            --test | --benchmarks)
+                action=${1#--}
+                passed_on=("${@:2}")
                 break
                 ;;
             --help | -h)
@@ -238,7 +239,11 @@ case $action in
     test)
         use_environment
         exec "$python" -m pytest -n "${cores:-$(count_cores)}" \
-            ${test_options[@]+"${test_options[@]}"}
+            ${passed_on[@]+"${passed_on[@]}"}
+        ;;
+    benchmarks)
+        use_environment
+        exec "$python" -m benchmarks ${passed_on[@]+"${passed_on[@]}"}
         ;;
     run)
         use_environment

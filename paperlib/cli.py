@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; 2 where the user has to change something."""
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
-    # Threads that wait shall spin for microseconds, then sleep: spinning for long (the default), they
-    # all but stop a training on a busy machine; not spinning, two are no faster than one.
+    # Threads that wait shall spin for microseconds, then sleep: spinning for long, as by default,
+    # they all but stop a training on a busy machine; without spinning, two are no faster than one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # A scheduler's way to end a job is an interruption too: results are put back in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -210,12 +210,13 @@ def _last_cell(attempt: Path) -> tuple[int, str]:
 
 
 def _publish(attempt: Path, executed: Path) -> None:
-    """Move a successful attempt to the results, without times and folders of this machine."""
+    """Move a successful attempt to the results, without dates and folders of this machine."""
     content = json.loads(attempt.read_text(encoding="utf-8"))
     for cell in content["cells"]:
         cell["metadata"].pop("papermill", None)
     papermill = content["metadata"]["papermill"]
-    content["metadata"]["papermill"] = {key: papermill[key] for key in ("parameters", "version")}
+    kept = {key: papermill[key] for key in ("parameters", "version")}
+    content["metadata"]["papermill"] = kept | {"duration": round(papermill["duration"], 1)}
     executed.parent.mkdir(parents=True, exist_ok=True)
     unfinished = executed.with_suffix(".tmp")
     text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)

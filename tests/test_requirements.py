@@ -66,11 +66,11 @@ def test_installed_packages_are_the_pinned_ones():
         assert metadata.version(name).split("+")[0] == wanted
 
 
-@pytest.mark.parametrize("folder", ["paperlib", "tests"])
+@pytest.mark.parametrize("folder", ["paperlib", "tests", "benchmarks"])
 def test_imported_packages_are_required(folder):
     providers = metadata.packages_distributions()
     required = {entry.split("==")[0].lower() for entry in entries("requirements.txt")}
-    own = {"paperlib", "conftest"} | set(sys.stdlib_module_names)
+    own = {"paperlib", "benchmarks", "conftest"} | set(sys.stdlib_module_names)
     for path in (CHECKOUT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
