@@ -14,7 +14,17 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from benchmarks import corpora, growth, harness, heads, sampling, sentences, texts, whole
+from benchmarks import (
+    corpora,
+    growth,
+    harness,
+    heads,
+    low_precision,
+    sampling,
+    sentences,
+    texts,
+    whole,
+)
 from paperlib import hardware, paths
 from paperlib.checkpoints import save_json
 from paperlib.progress import bar
@@ -33,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.split("\n")[0]
     )
-    names = sorted({benchmark.subject.split(",")[0] for benchmark in BENCHMARKS} | {"growth"})
+    names = sorted({b.subject.split(",")[0] for b in BENCHMARKS} | {"growth", "low precision"})
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(names)}")
     parser.add_argument("--repeats", type=int, metavar="N", help="repetitions (3 or 5 by default)")
     parser.add_argument("--output", type=Path, default=paths.figures("benchmarks"), metavar="PATH")
@@ -52,6 +62,10 @@ def main() -> None:
             for row in harness.compare(benchmark, of, given.repeats)
         ]
         write(given.output, pd.DataFrame(rows))
+    if not given.names or "low precision" in given.names:
+        effect = low_precision.measure(PROFILE)
+        title = f"Language model of the synthetic study; profile {PROFILE}"
+        save_table(given.output, "low_precision", effect, title=title, shown=effect.round(5))
     if not given.names or "growth" in given.names:
         write_growth(given.output)
     if not given.names:

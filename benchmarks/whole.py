@@ -2,7 +2,6 @@
 
 import json
 
-import nbformat
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -21,7 +20,7 @@ def stages(profile: str) -> pd.DataFrame:
         if not entry["training"].startswith("search_")
     ]
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
-        papermill = nbformat.read(path, as_version=4).metadata.get("papermill", {})
+        papermill = json.loads(path.read_text(encoding="utf-8"))["metadata"]["papermill"]
         rows.append({"part": path.stem, "kind": "notebook", "seconds": papermill.get("duration")})
     table = pd.DataFrame(rows).dropna()
     return table.sort_values("seconds", ascending=False, ignore_index=True)
