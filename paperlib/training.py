@@ -25,6 +25,9 @@ from paperlib.settings import Training
 
 CHECKPOINT_EVERY_SECONDS = 60.0
 
+READ_EVERY = 16
+"""Steps after which a GPU's losses are looked at: it need not wait for each."""
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message is one sentence for the user."""
@@ -110,11 +113,17 @@ class Trainer:
         self.checkpoint = checkpoint
         self.progress = Progress(settings.learning_rate)
         self.optimizer = torch.optim.SGD(
-            task.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            task.model.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         self.average: Average | None = None
         self.best_weights: dict[str, Tensor] = {}
         self._saved_at = time.monotonic()
+        self._measured: list[tuple[dict[str, Tensor], int]] = []
+        self._read_every = READ_EVERY if next(task.model.parameters()).is_cuda else 1
+        self._last_loss = math.nan
 
     def run(self) -> Progress:
         """Train to the end, from the checkpoint if there is one; the model ends with the best
@@ -142,14 +151,16 @@ class Trainer:
         title = f"{task.title}, epoch {state.epoch + 1}/{self.settings.max_epochs}"
         with bar(total=len(batches), initial=state.batch, title=title, unit="batch") as steps:
             for batch in batches[state.batch :]:
-                loss = self._step(batch)
+                self._step(batch)
                 state.batch += 1
                 self._probe()
-                steps.set_postfix(loss=f"{loss:.4f}", **self._last_measure(), refresh=False)
+                loss = f"{self._last_loss:.4f}"
+                steps.set_postfix(loss=loss, **self._last_measure(), refresh=False)
                 steps.update()
                 state.seconds = time.monotonic() - started
                 if time.monotonic() - self._saved_at > CHECKPOINT_EVERY_SECONDS:
                     self._save()
+        self._read()
         tokens = state.sums.pop("tokens")
         means = {f"train_{name}": total / tokens for name, total in state.sums.items()}
         state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
@@ -158,7 +169,7 @@ class Trainer:
         self._schedule()
         self._save()
 
-    def _step(self, batch) -> float:
+    def _step(self, batch) -> None:
         task, state = self.task, self.progress
         self._set_rate(state.learning_rate * task.rate(batch))
         self.optimizer.zero_grad()
@@ -167,17 +178,27 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update(task.model)
-        values = dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
-        if not math.isfinite(values["loss"]):
-            raise TrainingError(
-                f"{task.title}: the loss is no longer finite in epoch {state.epoch + 1} at "
-                f"learning rate {state.learning_rate:g}; lower the learning rate"
-            )
-        tokens = task.tokens(batch)
+        self._measured.append((measured, task.tokens(batch)))
+        if len(self._measured) == self._read_every:
+            self._read()
+
+    def _read(self) -> None:
+        """Take in the measures of the last batches, which stops a GPU until they are there."""
+        state, waiting = self.progress, self._measured
+        if not waiting:
+            return
+        values = torch.stack([torch.stack(list(measured.values())) for measured, _ in waiting])
         sums = Counter(state.sums)
-        sums.update({name: value * tokens for name, value in values.items()} | {"tokens": tokens})
-        state.sums = dict(sums)
-        return values["loss"]
+        for row, (measured, tokens) in zip(values.tolist(), waiting, strict=True):
+            means = dict(zip(measured, row, strict=True))
+            if not math.isfinite(means["loss"]):
+                raise TrainingError(
+                    f"{self.task.title}: the loss is no longer finite in epoch {state.epoch + 1} "
+                    f"at learning rate {state.learning_rate:g}; lower the learning rate"
+                )
+            sums.update({name: mean * tokens for name, mean in means.items()} | {"tokens": tokens})
+            self._last_loss = means["loss"]
+        state.sums, self._measured = dict(sums), []
 
     @torch.no_grad()
     def _validate(self, means: dict[str, float]) -> None:
@@ -231,6 +252,7 @@ class Trainer:
         return {f"valid_{name}": f"{self.progress.history[-1][name]:.5g}"}
 
     def _save(self) -> None:
+        self._read()
         state = {
             "progress": asdict(self.progress),
             "model": self.task.model.state_dict(),

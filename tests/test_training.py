@@ -81,6 +81,17 @@ def test_resumed_equals_uninterrupted(first, second, uninterrupted, tmp_path_fac
         assert torch.equal(tensor, expected_weights[name]), name
 
 
+@pytest.mark.parametrize("every", [3, 100])
+def test_losses_that_are_read_later_change_nothing(every, uninterrupted, tmp_path):
+    """As on a GPU, where not every step waits for its loss."""
+    trainer = Trainer(language_model_task(), SETTINGS, tmp_path / "checkpoint.pt")
+    trainer._read_every = every
+    progress = without_time(trainer.run())
+    expected, weights = uninterrupted
+    assert progress == expected
+    torch.testing.assert_close(weights_of(trainer), weights, rtol=0, atol=0)
+
+
 def test_one_step_is_sgd_with_clipping_written_out(tmp_path):
     task = language_model_task()
     task.split = Split(task.split.train, task.split.train)  # so that the step improves it
