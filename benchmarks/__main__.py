@@ -95,7 +95,26 @@ def write(folder: Path, table: pd.DataFrame) -> None:
     threads = f"{torch.get_num_threads()} threads"
     title = f"Benchmarks; {hardware.describe()['device']}, {threads}; ours first in each case"
     save_table(folder, "benchmarks", table, title=title, shown=shown)
+    gains = summary(table)
+    save_table(folder, "summary", gains, title=title.split(";")[1].strip())
     _save(folder, "benchmarks", draw(table))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """What a user gains: of each subject the last case, against the usual way in float32."""
+    rows = {}
+    for (subject, shape), case in table.groupby(["subject", "shape"], sort=False):
+        in_float32 = case[case["way"].str.endswith("float32")]
+        usual = (in_float32 if len(in_float32) else case).iloc[0 if len(in_float32) else 1]
+        name, _, precision = subject.partition(", ")
+        rows[name] = {
+            "what": f"{name} ({', '.join(part for part in (shape, precision) if part)})",
+            "ours": f"{case['median_s'].iloc[0]:.3g} s",
+            "instead of": usual["way"].removesuffix(", float32"),
+            "times faster": f"{usual['times_ours']:.1f}",
+            "times less memory": f"{usual['times_our_memory']:.1f}",
+        }
+    return pd.DataFrame(list(rows.values()))
 
 
 def draw(table: pd.DataFrame) -> Figure:

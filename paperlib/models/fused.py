@@ -1,8 +1,8 @@
 """The two expensive sums over the vocabulary, value and gradient together, in chunks of rows.
 
 Both start from latent vectors z, the tied embedding W ``(V, E)`` and the output bias b ``(V,)``.
-The vocabulary-sized intermediate result of a chunk is kept for the gradient only while all of them
-together are small (``KEEP``); otherwise it is computed again. Equal, up to rounding, to what
+The vocabulary-sized intermediate results of the first chunks are kept for the gradient, up to
+``KEEP``; those of the others are computed again. Equal, up to rounding, to what
 ``tests/test_fused.py`` writes out in a line or two each.
 
 Shapes: R or N rows of latents, K experts, V words, E embedding units.
@@ -20,7 +20,7 @@ CHUNK = 1 << 21
 """Logits that are worked on at once: few enough for a CPU's cache, enough for fast products."""
 
 KEEP = 1 << 28
-"""Bytes of intermediate results up to which they are kept for the gradient."""
+"""Bytes of intermediate results that are kept for the gradient."""
 
 
 def _chunks(rows: int, entries: int, device: torch.device) -> Iterator[slice]:
@@ -36,17 +36,19 @@ def _kept_dtype(latents: Tensor) -> torch.dtype:
     return torch.bfloat16 if rounded else latents.dtype
 
 
-def _keeps(ctx, entries: int, latents: Tensor, with_gradient: bool) -> bool:
+def _kept_rows(ctx, entries: int, latents: Tensor, with_gradient: bool) -> int:
+    """How many rows of ``entries`` intermediate results are kept."""
     # Without gradients autograd still says that a parameter needs one, and hides in ``forward``
     # whether gradients are on: ``with_gradient`` is from outside.
-    small = entries * _kept_dtype(latents).itemsize <= KEEP
-    return with_gradient and any(ctx.needs_input_grad) and small
+    if not with_gradient or not any(ctx.needs_input_grad):
+        return 0
+    return KEEP // (entries * _kept_dtype(latents).itemsize)
 
 
 def _refuse_second_backward(ctx) -> None:
     # Gradients are on here only for ``create_graph``. PyTorch's once_differentiable would let that
     # pass where the gradient from outside is a constant, and the second derivative would be zero.
-    if torch.is_grad_enabled() or (ctx.kept is not None and not ctx.kept):
+    if torch.is_grad_enabled() or (ctx.keeps and not ctx.kept):
         raise RuntimeError("a sum over the vocabulary can be differentiated only once")
 
 
@@ -62,15 +64,16 @@ class _TargetLogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, latents, embedding, bias, target, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, embedding, bias, target)
-        keep = _keeps(ctx, len(latents) * len(bias), latents, with_gradient)
-        ctx.kept, values = {} if keep else None, []
+        keep = _kept_rows(ctx, len(bias), latents, with_gradient)
+        ctx.kept, values = {}, []
         for part in _chunks(len(latents), len(bias), latents.device):
             logits = torch.addmm(bias, latents[part], embedding.T)
             of_target = logits.gather(-1, target[part].unsqueeze(-1)).squeeze(-1)
             largest, exponentials, total = _exponentials(logits)
             values.append(of_target - largest - total.log())
-            if keep:
+            if part.stop <= keep:
                 ctx.kept[part.start] = exponentials.to(_kept_dtype(latents)), total
+        ctx.keeps = bool(ctx.kept)
         return torch.cat(values)
 
     @staticmethod
@@ -82,12 +85,12 @@ class _TargetLogSoftmax(torch.autograd.Function):
         grad_output = latents.new_zeros(len(bias), latents.shape[1] + 1)
         grad_output.index_add_(0, target, _with_bias(latents, grad))
         for part in _chunks(len(latents), len(bias), latents.device):
-            if ctx.kept is None:
-                logits = torch.addmm(bias, latents[part], embedding.T)
-                _, exponentials, total = _exponentials(logits)
-            else:
+            if part.start in ctx.kept:
                 exponentials, total = ctx.kept.pop(part.start)
                 exponentials = exponentials.to(latents.dtype)
+            else:
+                logits = torch.addmm(bias, latents[part], embedding.T)
+                _, exponentials, total = _exponentials(logits)
             # Softmax is exponentials / total; the division is left to the narrow side.
             scale = grad[part] / total.unsqueeze(-1)
             grad_latents[part] -= (exponentials @ embedding) * scale
@@ -143,15 +146,16 @@ class _SigmoidMixture(torch.autograd.Function):
     def forward(ctx, latents, log_pi, embedding, bias, log_q0, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, log_pi, embedding, bias, log_q0)
         ctx.entries = log_pi.shape[1] * len(bias)
-        keep = _keeps(ctx, len(log_q0) * ctx.entries, latents, with_gradient)
-        ctx.kept, values = {} if keep else None, []
+        keep = _kept_rows(ctx, ctx.entries, latents, with_gradient)
+        ctx.kept, values = {}, []
         for part in _chunks(len(log_q0), ctx.entries, latents.device):
             value, *gradients = _expectation(
-                latents[part], log_pi[part], embedding, bias, log_q0[part], keep
+                latents[part], log_pi[part], embedding, bias, log_q0[part], part.stop <= keep
             )
             values.append(value)
-            if keep:
+            if part.stop <= keep:
                 ctx.kept[part.start] = gradients
+        ctx.keeps = bool(ctx.kept)
         return torch.cat(values)
 
     @staticmethod
@@ -161,12 +165,12 @@ class _SigmoidMixture(torch.autograd.Function):
         grad_latents, grad_log_pi = torch.empty_like(latents), torch.empty_like(log_pi)
         grad_output = latents.new_zeros(len(bias), latents.shape[2] + 1)
         for part in _chunks(len(log_q0), ctx.entries, latents.device):
-            if ctx.kept is None:
+            if part.start in ctx.kept:
+                of_logits, factor, of_log_pi = ctx.kept.pop(part.start)
+            else:
                 _, of_logits, factor, of_log_pi = _expectation(
                     latents[part], log_pi[part], embedding, bias, log_q0[part], True
                 )
-            else:
-                of_logits, factor, of_log_pi = ctx.kept.pop(part.start)
             of_logits = of_logits.to(latents.dtype).flatten(0, 1)
             scale = (factor * grad[part, None]).unsqueeze(-1)
             grad_latents[part] = (of_logits @ embedding).view_as(latents[part]) * scale
