@@ -46,10 +46,13 @@ def main() -> None:
     names = sorted({b.subject.split(",")[0] for b in BENCHMARKS} | {"growth", "low precision"})
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(names)}")
     parser.add_argument("--repeats", type=int, metavar="N", help="repetitions (3 or 5 by default)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: as many as cores")
     parser.add_argument("--output", type=Path, default=paths.figures("benchmarks"), metavar="PATH")
     given = parser.parse_args()
     if unknown := set(given.names) - set(names):
         parser.error(f"there is no benchmark {unknown.pop()!r}; choose from {', '.join(names)}")
+    if given.threads:
+        torch.set_num_threads(given.threads)
     matplotlib.use("agg")
     hardware.keep_memory()
     given.output.mkdir(parents=True, exist_ok=True)
@@ -92,7 +95,7 @@ def write(folder: Path, table: pd.DataFrame) -> None:
             "of the floor": [f"{value:.0%}" if value else "" for value in table["share_of_floor"]],
         }
     )
-    threads = f"{torch.get_num_threads()} threads"
+    threads = f"threads: {torch.get_num_threads()}"
     title = f"Benchmarks; {hardware.describe()['device']}, {threads}; ours first in each case"
     save_table(folder, "benchmarks", table, title=title, shown=shown)
     gains = summary(table)

@@ -17,15 +17,16 @@ from torch import Tensor
 from paperlib import hardware
 
 CHUNK = 1 << 21
-"""Logits that are worked on at once: few enough for a CPU's cache, enough for fast products."""
+"""Logits that a thread works on at once: few enough for a CPU's cache, enough for fast products."""
 
 KEEP = 1 << 28
 """Bytes of intermediate results that are kept for the gradient."""
 
 
 def _chunks(rows: int, entries: int, device: torch.device) -> Iterator[slice]:
-    # A GPU needs more work at once than a CPU's cache holds.
-    size = max(1, CHUNK * (32 if device.type == "cuda" else 1) // entries)
+    # Threads share a chunk; a GPU needs more work at once than a CPU's cache holds.
+    shares = 32 if device.type == "cuda" else torch.get_num_threads()
+    size = max(1, CHUNK * shares // entries)
     for start in range(0, rows, size):
         yield slice(start, min(rows, start + size))
 
