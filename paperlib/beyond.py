@@ -23,6 +23,9 @@ from paperlib.truth import TrueModel
 ORACLE, TRAINED, NONE = "oracle", "trained", "none"
 """Where p̂ comes from: p itself, the profile's discriminator, or nowhere (cross-entropy alone)."""
 
+PAPERS_TERM = SecondTerm()
+"""Eq. (12) as it stands."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -30,7 +33,7 @@ class Variant:
 
     p_hat: str | int = TRAINED
     """``ORACLE``, ``TRAINED``, ``NONE``, or a discriminator stopped after this many epochs."""
-    term: SecondTerm = SecondTerm()
+    term: SecondTerm = PAPERS_TERM
     of: str = "perturbed"
     """The model that it starts from: ``initial``, ``perturbed``, ``several`` or ``frequent``."""
     fast: bool = False
@@ -120,7 +123,7 @@ class BeyondStudy(SyntheticStudy):
         # These two are fine-tunings as the rest of section 3 has them, and may be there already.
         if variant.p_hat == NONE:
             return self._finetune(title, variant.of, "cross_entropy", training)
-        if variant.p_hat == TRAINED and variant.term == SecondTerm():
+        if variant.p_hat == TRAINED and variant.term == PAPERS_TERM:
             return self._finetune(title, variant.of, "discriminator", training)
         key = self._key(variant.of) | {"second_term": variant.term.model_dump(mode="json")}
         discriminator = self.p_hat_discriminator(variant)
@@ -164,14 +167,13 @@ class BeyondStudy(SyntheticStudy):
     def estimate_variants(self) -> list[Variant]:
         """Question 3: one sample or the exact sum?"""
         exact = SecondTerm(estimate="sum")
-        return [
-            Variant(source, term) for source in (TRAINED, ORACLE) for term in (SecondTerm(), exact)
-        ]
+        terms = (PAPERS_TERM, exact)
+        return [Variant(source, term) for source in (TRAINED, ORACLE) for term in terms]
 
     def term_variants(self) -> list[Variant]:
         """Question 4: changes of the second term."""
         terms = [
-            SecondTerm(),
+            PAPERS_TERM,
             SecondTerm(normalised=True),
             *(SecondTerm(largest_t=largest) for largest in self.beyond.largest_t),
             *(SecondTerm(weight=weight) for weight in self.beyond.weights),
@@ -220,7 +222,7 @@ class BeyondStudy(SyntheticStudy):
 
 
 def run_beyond(profile: settings.Profile) -> dict:
-    """Train all that notebook 09 reads, and say under which folder of ``runs/`` each result lies."""
+    """Train all that notebook 09 reads, and say under which folder of ``runs/`` each lies."""
     study = BeyondStudy(profile.synthetic)
     trainings = {name: trained.address for name, trained in study.trainings()}
     return {"profile": profile.name, "seed": study.seed, "trainings": trainings}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paperlib.beyond import NONE, ORACLE, TRAINED, BeyondStudy, Variant
 from paperlib.corpus_study import CorpusStudy
 from paperlib.divergences import kl, second_term_moments
-from paperlib.evaluation import over_batches, perplexity, table1_row
+from paperlib.evaluation import perplexity, table1_row
 from paperlib.frequency_bins import change_by_bin, interval_of_mean
 from paperlib.losses import log_p_hat
 from paperlib.models.readings import log_q

@@ -36,7 +36,7 @@ class TrueModel(nn.Module):
         self.register_buffer("_table", table, persistent=False)
 
     def forward(self, words: Tensor, *, mixed: bool = False) -> Tensor:
-        """``(B, T, V)`` for each next word, as from a network's logits; ``words`` is ``(B, T)`` ids.
+        """``(B, T, V)`` for each next word, like a network's logits, from ``(B, T)`` word ids.
 
         ``mixed`` is for networks and changes nothing. Raises ``ValueError`` for a context that is
         not in the given sentences.
@@ -48,6 +48,6 @@ class TrueModel(nn.Module):
         return self._table[rows]
 
     def _codes(self, words: Tensor) -> Tensor:
-        """One number for the last two words of each context; 0 is the start token, as in trigram."""
+        """One number for the last two words of each context, where 0 is the start token."""
         padded = nn.functional.pad(words + 1, (2, 0))
         return padded[:, :-2] * self._radix + padded[:, 1:-1]
