@@ -16,7 +16,7 @@ from paperlib.models.readings import log_q
 from paperlib.perturb import amount_for, lower_bias
 from paperlib.settings import SecondTerm
 from paperlib.stages import Trained
-from paperlib.synthetic import SyntheticStudy
+from paperlib.synthetic import MODELS, SyntheticStudy
 from paperlib.tasks import FinetuningTask, Split
 from paperlib.truth import TrueModel
 
@@ -47,7 +47,8 @@ class Variant:
             TRAINED: "discriminator",
             NONE: "cross-entropy alone",
         }
-        parts = [sources.get(self.p_hat, f"discriminator, stopped after {self.p_hat}")]
+        epochs = f"{self.p_hat} epoch{'s' * (self.p_hat != 1)}"
+        parts = [sources.get(self.p_hat, f"discriminator, stopped after {epochs}")]
         term = self.term
         if term.estimate == "sum":
             parts.append("exact sum")
@@ -104,6 +105,10 @@ class BeyondStudy(SyntheticStudy):
         training = self.settings.discriminator.model_copy(update={"max_epochs": epochs})
         return self._discriminator(of, training)
 
+    def rate(self, variant: Variant) -> float:
+        """Its learning rate in fine-tuning."""
+        return self.beyond.fast_rate if variant.fast else self.settings.finetuning.learning_rate
+
     def p_hat_discriminator(self, variant: Variant) -> Trained | None:
         """The discriminator that the variant takes p̂ from; None where it takes none."""
         if variant.p_hat in (ORACLE, NONE):
@@ -114,7 +119,7 @@ class BeyondStudy(SyntheticStudy):
 
     def tuned(self, variant: Variant) -> Trained:
         """The variant's fine-tuned model."""
-        rate = self.beyond.fast_rate if variant.fast else self.settings.finetuning.learning_rate
+        rate = self.rate(variant)
         epochs = self.beyond.epochs
         training = self.settings.finetuning.model_copy(
             update={"learning_rate": rate, "max_epochs": epochs, "patience": epochs + 1}
@@ -187,7 +192,7 @@ class BeyondStudy(SyntheticStudy):
 
     def trainings(self) -> Iterator[tuple[str, Trained]]:
         """All trainings of the notebook by name, each trained when it is reached."""
-        for of in ("initial", "perturbed"):
+        for of in MODELS:
             yield f"{of}_ftd", self.finetuned(of)
         variants = (
             *self.discriminator_variants(),
@@ -196,8 +201,7 @@ class BeyondStudy(SyntheticStudy):
             *self.repair_variants(),
         )
         for variant in dict.fromkeys(variants):
-            rate = "fast" if variant.fast else "slow"
-            yield f"{variant.of}: {variant.title}, {rate}", self.tuned(variant)
+            yield f"{variant.of}: {variant.title}, rate {self.rate(variant):g}", self.tuned(variant)
 
     # Parts
 

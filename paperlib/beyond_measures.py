@@ -20,6 +20,7 @@ from paperlib.frequency_bins import change_by_bin, interval_of_mean
 from paperlib.losses import log_p_hat
 from paperlib.models.readings import log_q
 from paperlib.settings import SecondTerm
+from paperlib.synthetic import MODELS
 from paperlib.tasks import Split
 from paperlib.truth import TrueModel
 
@@ -109,10 +110,10 @@ def discriminators(exact: ExactContexts) -> pd.DataFrame:
     """Table 1's columns for the perturbed model and each way to get p̂, at both rates.
 
     ``p_hat`` and ``chosen`` are the chosen word's mean probability under p̂ and under the model;
-    ``rate`` and ``p_hat`` are empty where there is none.
+    ``best_epoch`` is the epoch whose weights were best on validation and are kept, 0 being those
+    before the first step. ``rate``, ``p_hat`` and ``best_epoch`` are empty where there is none.
     """
     study = exact.study
-    rates = study.settings.finetuning.learning_rate, study.beyond.fast_rate
 
     def row(name: str, rate: float | None, log_probs: np.ndarray, chosen: dict) -> dict:
         measured = table1_row(log_probs, study.test_log_p, study.test, study.classes, study.chosen)
@@ -129,13 +130,14 @@ def discriminators(exact: ExactContexts) -> pd.DataFrame:
         ),
     ]
     for variant in study.discriminator_variants():
-        model = study.tuned(variant).model
+        tuned = study.tuned(variant)
+        model = tuned.model
         found = word_probabilities(exact, variant, {"chosen": model})
-        chosen = {"chosen": found["chosen"]}
+        chosen = {"chosen": found["chosen"], "best_epoch": tuned.progress.best_epoch}
         if variant.p_hat != NONE:
             chosen["p_hat"] = found["p_hat"]
         log_probs = study.log_q(model, study.test)
-        rows.append(row(variant.title, rates[variant.fast], log_probs, chosen))
+        rows.append(row(variant.title, study.rate(variant), log_probs, chosen))
     return pd.DataFrame(rows)
 
 
@@ -213,18 +215,19 @@ def divergences(exact: ExactContexts) -> pd.DataFrame:
     sentences (``…_low``, ``…_high``); ``…_verdict`` reads it.
     """
     study = exact.study
-    pairs = [(of, f"{of}_ftd", study.finetuned(of).model) for of in ("initial", "perturbed")]
+    pairs = [(of, f"{of} model ftd.", study.finetuned(of).model) for of in MODELS]
     pairs += [
-        ("perturbed", f"{variant.title}, rate {study.beyond.fast_rate:g}", model.model)
+        (variant.of, f"{variant.title}, rate {study.rate(variant):g}", study.tuned(variant).model)
         for variant in study.discriminator_variants()
-        if variant.fast
-        for model in [study.tuned(variant)]
+        if variant.p_hat in (NONE, TRAINED, ORACLE)
     ]
     rows, before = [], {}
     for of, name, model in pairs:
         if of not in before:
             before[of] = exact.divergences(study.start(of))
-            rows.append({"model": of} | {k: float(v.mean()) for k, v in before[of].items()})
+            rows.append(
+                {"model": f"{of} model"} | {k: float(v.mean()) for k, v in before[of].items()}
+            )
         after = exact.divergences(model)
         row = {"model": name, "from": of} | {k: float(v.mean()) for k, v in after.items()}
         for kind, values in after.items():
@@ -237,7 +240,9 @@ def divergences(exact: ExactContexts) -> pd.DataFrame:
 
 
 def verdict(low: float, high: float) -> str:
-    """What an interval of a change says: *lowered*, *raised*, or *cannot tell*."""
+    """What an interval of a change says: *lowered*, *raised*, *unchanged* or *cannot tell*."""
+    if low == high == 0:
+        return "unchanged"
     return "lowered" if high < 0 else "raised" if low > 0 else "cannot tell"
 
 
@@ -254,9 +259,13 @@ def second_terms(exact: ExactContexts, variants: Sequence[Variant]) -> pd.DataFr
     study = exact.study
     rows = []
     for variant in variants:
-        tuned = study.tuned(variant).model
-        for at, model in (("start", study.start(variant.of)), ("end", tuned)):
-            row = {"variant": variant.title, "at": at}
+        tuned = study.tuned(variant)
+        kept = (
+            ("start", 0, study.start(variant.of)),
+            ("end", tuned.progress.best_epoch, tuned.model),
+        )
+        for at, epoch, model in kept:
+            row = {"variant": variant.title, "at": at, "best_epoch": epoch}
             row["test_ppl"] = perplexity(study.log_q(model, study.test))
             row["chosen"] = word_probabilities(exact, variant, {"model": model})["model"]
             rows.append(row | exact.moments(variant, model))
@@ -329,7 +338,7 @@ def who_gains(study: BeyondStudy) -> pd.DataFrame:
     ids = study.test
     sentences = np.repeat(np.arange(len(ids)), ids.shape[1])
     tables = []
-    for of in ("initial", "perturbed"):
+    for of in MODELS:
         models = study.start(of), study.finetuned(of).model
         before, after = (study.log_q(model, ids) for model in models)
         change = (after - before).ravel()

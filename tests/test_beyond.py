@@ -361,7 +361,7 @@ def test_a_bootstrap_needs_two_sentences():
 
 @pytest.mark.parametrize(
     ("low", "high", "says"),
-    [(-2, -1, "lowered"), (1, 2, "raised"), (-1, 1, "cannot tell")],
+    [(-2, -1, "lowered"), (1, 2, "raised"), (-1, 1, "cannot tell"), (0, 0, "unchanged")],
 )
 def test_a_verdict_looks_at_the_interval(low, high, says):
     assert verdict(low, high) == says
