@@ -173,7 +173,9 @@ class FinetuningTask(SentenceTask):
         super().__init__(*args, **options)
         self._term = second_term or SecondTerm()
         self._models = (q0.eval(), discriminator and discriminator.eval())
-        self._train_frozen = self._frozen(self.split.train)
+        # The sum computes p̂ anew in every step.
+        is_sum = self._term.estimate == "sum"
+        self._train_frozen = () if is_sum else self._frozen(self.split.train)
         self._valid_frozen = self._frozen(self.split.valid)
 
     def parts(self, batch: Tensor) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Beyond the paper: exact sums and moments against enumeration, and the study at its smallest."""
 
+import json
 import math
 
 import numpy as np
@@ -7,8 +8,17 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from paperlib import notebooks, paths
 from paperlib.beyond import NONE, ORACLE, TRAINED, BeyondStudy, Variant
-from paperlib.beyond_measures import ExactContexts, divergences, repair, verdict, who_gains
+from paperlib.beyond_measures import (
+    ExactContexts,
+    divergences,
+    repair,
+    scatter,
+    verdict,
+    who_gains,
+)
+from paperlib.cli import main
 from paperlib.divergences import kl, second_term_moments
 from paperlib.evaluation import over_batches
 from paperlib.frequency_bins import change_by_bin, interval_of_mean, rank_bins
@@ -310,6 +320,29 @@ def test_more_perturbed_words_than_there_are_candidates_are_refused(study):
         Synthetic.model_validate(values)
 
 
+def test_the_command_trains_all_that_the_notebook_reads(study, tmp_path):
+    output = tmp_path / "beyond.json"
+    assert main(["beyond", "--profile", "smoke", "--output", str(output)]) == 0
+    made = json.loads(output.read_text(encoding="utf-8"))
+    assert made["trainings"] == {name: run.address for name, run in study.trainings()}
+
+
+def test_the_command_refuses_a_profile_without_the_block(tmp_path, capsys):
+    text = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8")
+    start, end = text.index("[synthetic.beyond]"), text.index("# Section 4")
+    profile = tmp_path / "plain.toml"
+    profile.write_text(text[:start] + text[end:], encoding="utf-8")
+    assert main(["beyond", "--profile", str(profile), "--output", str(tmp_path / "x.json")]) == 2
+    assert capsys.readouterr().err == f"Profile {profile} has no [synthetic.beyond].\n"
+
+
+def test_the_notebook_is_left_out_where_the_profile_has_no_block():
+    notebook = notebooks.declared()["09_beyond_the_paper"]
+    assert notebook.has_part_in([], beyond=True)
+    assert not notebook.has_part_in(["doc_ptb"], beyond=False)
+    assert notebook.reads("doc_ptb")
+
+
 # Frequency bins and the bootstrap
 
 
@@ -367,9 +400,7 @@ def test_a_verdict_looks_at_the_interval(low, high, says):
     assert verdict(low, high) == says
 
 
-def test_log_q_of_the_scatter_is_the_models(study):
-    from paperlib.beyond_measures import scatter
-
+def test_scattered_points_are_the_models(study):
     points = scatter(ExactContexts(study), points=30, seed=1)
     again = scatter(ExactContexts(study), points=30, seed=1)
     assert points == again
