@@ -22,7 +22,11 @@ SEEDS = config.get("seeds")  # None: as many as the profile says
 EXPERIMENTS = config.get("experiments")  # None: all that the profile has
 SUPERVISED = "supervised" in config  # by `python -m paperlib run`
 PLAN = settings.load(PROFILE, seeds=SEEDS, experiments=EXPERIMENTS)
-NOTEBOOKS = [book for book in notebooks.declared().values() if book.has_part_in(PLAN.corpora)]
+NOTEBOOKS = [
+    book
+    for book in notebooks.declared().values()
+    if book.has_part_in(PLAN.corpora, PLAN.synthetic.beyond is not None)
+]
 CORES = workflow.cores or 1
 # Trainings share the cores: small networks gain more from running side by side than from threads.
 THREADS = max(1, CORES // min(CORES, PLAN.synthetic.seeds + len(PLAN.corpora)))
@@ -45,11 +49,11 @@ SOURCES = [str(paths.PROFILES / f"{PROFILE}.toml")] + sorted(
 
 
 def trainings_of(notebook):
-    """The trained seeds of section 3 and experiments of section 4 that a notebook reads."""
+    """Marks of the trainings that a notebook reads: of section 3, beyond it, and of section 4."""
     count = {"none": 0, "first": 1, "all": PLAN.synthetic.seeds}[notebook.trained]
     seeds = [f"{MARKS}/synthetic_seed{seed}.json" for seed in range(count)]
     experiments = [f"{MARKS}/experiment_{name}.json" for name in PLAN.corpora if notebook.reads(name)]
-    return seeds + experiments
+    return seeds + [f"{MARKS}/beyond.json"] * notebook.beyond + experiments
 
 
 def job(arguments, title, line="0"):
@@ -97,6 +101,20 @@ rule synthetic_seed:
             "The training of section 3, seed {wildcards.seed},",
             line="{wildcards.seed}",
         )
+
+
+rule beyond:
+    input:
+        SOURCES,
+        MARKS + "/synthetic_seed0.json",  # it starts from what is trained there
+    output:
+        MARKS + "/beyond.json",
+    threads: THREADS
+    resources:
+        gpu_jobs=1,
+    priority: 83
+    shell:
+        job("beyond --profile {PROFILE} --output {output:q}", "The training beyond the paper")
 
 
 rule experiment:

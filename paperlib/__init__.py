@@ -5,13 +5,13 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
 
 0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``, ``paths``,
    ``progress``, ``hardware``
-1. data and layers: ``trigram``
-2. models: ``models``, ``perturb``
+1. data and layers: ``trigram``, ``divergences``, ``frequency_bins``
+2. models: ``models``, ``perturb``, ``truth``
 3. reading, measuring and keeping: ``corpora``, ``evaluation``, ``checkpoints``
 4. the one training loop and what it trains for: ``averaging``, ``training``, ``tasks``,
    ``streams``, ``stream_tasks``, ``dynamic``
-5. what is run and shown: ``stages``, ``synthetic``, ``corpus_study``, ``reporting``,
-   ``notebooks``, ``launch``, ``cli``
+5. what is run and shown: ``stages``, ``synthetic``, ``corpus_study``, ``beyond``,
+   ``beyond_measures``, ``reporting``, ``notebooks``, ``launch``, ``cli``
 """
 
 __version__ = "0.1.0"

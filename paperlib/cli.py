@@ -77,6 +77,17 @@ def synthetic(profile: str, seed: int, output: Path, report: Path | None) -> int
     return _job(what, lambda: run_seed(loaded, seed), output, report)
 
 
+def beyond(profile: str, output: Path, report: Path | None) -> int:
+    """Train what lies beyond the paper, for the first seed, and write what it comes to as JSON."""
+    loaded = _profile(profile)
+    if loaded.synthetic.beyond is None:
+        raise UsageError(f"Profile {profile} has no [synthetic.beyond].")
+    from paperlib.beyond import run_beyond
+
+    print("Beyond the paper: what is trained already is found again.", file=sys.stderr)
+    return _job("The training beyond the paper", lambda: run_beyond(loaded), output, report)
+
+
 def experiment(profile: str, name: str, output: Path, report: Path | None) -> int:
     """Train and measure one experiment of section 4, and write what it comes to as JSON."""
     loaded = _profile(profile)
@@ -222,6 +233,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("synthetic", synthetic)
     for_profile(sub, required=True)
     sub.add_argument("--seed", type=int, required=True, metavar="K")
+    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    reporting(sub)
+
+    sub = add("beyond", beyond)
+    for_profile(sub, required=True)
     sub.add_argument("--output", type=Path, required=True, metavar="PATH")
     reporting(sub)
 

@@ -127,7 +127,7 @@ class CorpusStudy:
             save_json(
                 folder / "result.json",
                 {
-                    split: perplexity(self._log_q(trained, split).cpu())
+                    split: perplexity(self.log_q(trained, split).cpu())
                     for split in ("valid", "test")
                 },
             )
@@ -182,7 +182,8 @@ class CorpusStudy:
         for option in self.options():
             yield f"finetuning_{option}", self.finetuned(option)
 
-    def _log_q(self, trained: Trained, split: str) -> torch.Tensor:
+    def log_q(self, trained: Trained, split: str) -> torch.Tensor:
+        """Log-probability of every token of a split, ``(N,)`` on the device, nats."""
         return over_tokens(
             [trained.model],
             self._tokens(split),

@@ -1,10 +1,12 @@
-"""The losses of section 2, in log space: eq. (6), (8), (11) and (12).
+"""The losses of section 2, in log space: eq. (6), (8), (10), (11) and (12).
 
 All values are per token and in nats; nothing is averaged here. ``log_odds`` is
 log r(w|c) − log(1 − r(w|c)), the log-odds that w came from the language model q_0 and not from
 the data; for a plain sigmoid discriminator it is the logit itself. Fine-tuning *without* a
 discriminator (r ≡ ½, Table 2) is ``log_odds = 0``.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -125,11 +127,14 @@ def log_t(log_q: Tensor, log_q0: Tensor, log_odds: Tensor) -> Tensor:
     return log_q - log_p_hat(log_q0, log_odds)
 
 
-def finetuning_loss(log_q: Tensor, log_q0: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
+def finetuning_loss(
+    log_q: Tensor, log_q0: Tensor, log_odds: Tensor, *, largest_t: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Eq. (12) as its two parts, −log q_θ(w*|c) and t log t.
 
-    All arguments are ``(...)`` and hold values at the true next word w*; ``log_q0`` and
-    ``log_odds`` are frozen.
+    All tensors are ``(...)`` and hold values at the true next word w*; ``log_q0`` and
+    ``log_odds`` are frozen. Where t is larger than ``largest_t`` it counts as that, a constant;
+    the paper has no such limit.
 
     Returns
     -------
@@ -138,4 +143,24 @@ def finetuning_loss(log_q: Tensor, log_q0: Tensor, log_odds: Tensor) -> tuple[Te
         (eq. 10): single values go down to −1/e and have a heavy tail upwards.
     """
     log_ratio = log_t(log_q, log_q0, log_odds)
+    if largest_t is not None:
+        log_ratio = log_ratio.clamp(max=math.log(largest_t))
     return -log_q, log_ratio.exp() * log_ratio
+
+
+def exact_reverse_kl(log_q: Tensor, log_p_hat: Tensor) -> Tensor:
+    """Eq. (10)'s middle part as an exact sum, Σ_w q_θ(w|c) log(q_θ(w|c) / p̂(w|c)).
+
+    It has no sampling noise where t log t of eq. (12) is one sample, but needs p̂ of every word.
+    A factor of p̂, such as its normaliser, shifts the value and leaves the gradient.
+
+    Parameters
+    ----------
+    log_q, log_p_hat
+        ``(..., V)``, nats; ``log_q`` is normalised, ``log_p_hat`` (eq. 8) need not be.
+
+    Returns
+    -------
+    ``(...)``, nats.
+    """
+    return _ExpectationUnderQ.apply(log_q, log_q - log_p_hat)

@@ -40,7 +40,9 @@ class Notebook:
 
     name: str
     trained: Literal["none", "first", "all"] = "none"
+    beyond: bool = False
     experiments: tuple[str, ...] = ()
+    may_read: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
@@ -68,10 +70,16 @@ class Notebook:
 
     def reads(self, experiment: str) -> bool:
         """Whether it reads what this experiment of section 4 comes to."""
-        return any(fnmatch(experiment, pattern) for pattern in self.experiments)
+        patterns = (*self.experiments, *self.may_read)
+        return any(fnmatch(experiment, pattern) for pattern in patterns)
 
-    def has_part_in(self, experiments: Iterable[str]) -> bool:
-        """Whether there is anything to do for it when only these experiments are run."""
+    def has_part_in(self, experiments: Iterable[str], beyond: bool = True) -> bool:
+        """Whether there is anything to do for it when only these experiments are run.
+
+        ``beyond`` is whether the profile has a block ``[synthetic.beyond]``.
+        """
+        if self.beyond and not beyond:
+            return False
         return not self.experiments or any(map(self.reads, experiments))
 
     def title(self) -> str:

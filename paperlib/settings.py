@@ -136,6 +136,47 @@ class Search(Settings):
     finetuning: tuple[Positive, ...] = ()
 
 
+class SecondTerm(Settings):
+    """How fine-tuning takes the reverse KL divergence of eq. (9); the paper's eq. (12) by default.
+
+    ``estimate`` is t log t at the true next word, or the exact *sum* over the vocabulary.
+    ``normalised`` divides p̂ by its sum over the vocabulary. ``largest_t`` clips t of the one-sample
+    estimate: a word beyond it gets no gradient from this term. ``weight`` is λ in CE + λ KL.
+    """
+
+    estimate: Literal["one_sample", "sum"] = "one_sample"
+    normalised: bool = False
+    largest_t: Positive | None = None
+    weight: NonNegative = 1.0
+
+    @model_validator(mode="after")
+    def _only_samples_are_clipped(self):
+        if self.estimate == "sum" and self.largest_t is not None:
+            raise ValueError("largest_t clips the one-sample estimate; the sum has no t to clip")
+        return self
+
+
+class Beyond(Settings):
+    """What the paper leaves open, on the synthetic language (notebook 09), for the first seed.
+
+    Each fine-tuning takes ``epochs`` epochs at a constant rate, the profile's or ``fast_rate``.
+    ``early`` are numbers of epochs after which a discriminator is stopped; the last of them is that
+    of the other perturbations: ``several`` almost frequent words at once, and a frequent word.
+    ``weights`` and ``largest_t`` are tried in :class:`SecondTerm`. Exact sums over the vocabulary
+    are taken in the contexts of the first ``sentences`` test sentences, and intervals come from
+    ``resamples`` bootstrap samples.
+    """
+
+    epochs: Count
+    fast_rate: Positive = 1.0
+    early: Annotated[tuple[Count, ...], Field(min_length=1)]
+    weights: tuple[NonNegative, ...] = (0.3, 3.0)
+    largest_t: tuple[Positive, ...] = (1.05,)
+    several: Annotated[int, Field(ge=2)] = 5
+    sentences: Count = 1000
+    resamples: Count = 2000
+
+
 class Synthetic(Settings):
     """Section 3 of the paper: Table 1, Figures 1 and 2."""
 
@@ -151,6 +192,7 @@ class Synthetic(Settings):
     finetuning: SentenceTraining
     search: Search = Search()
     curves: tuple[Curve, ...]
+    beyond: Beyond | None = None
 
     @model_validator(mode="after")
     def _classes_fit(self):
@@ -158,6 +200,11 @@ class Synthetic(Settings):
         if wanted >= self.language.n_words:
             raise ValueError(
                 f"classes name {wanted} words but language.n_words is {self.language.n_words}"
+            )
+        if self.beyond and self.beyond.several >= self.classes.almost_frequent:
+            raise ValueError(
+                f"beyond.several is {self.beyond.several} words but classes.almost_frequent only "
+                f"{self.classes.almost_frequent}"
             )
         return self
 

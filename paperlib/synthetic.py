@@ -106,7 +106,9 @@ class SyntheticStudy:
 
         ``rate`` is another learning rate than the profile's.
         """
-        training = _at_rate(self.settings.discriminator, rate)
+        return self._discriminator(of, _at_rate(self.settings.discriminator, rate))
+
+    def _discriminator(self, of: str, training: settings.SentenceTraining) -> Trained:
         return stages.train(
             "discriminator",
             self._key(of),

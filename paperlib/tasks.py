@@ -12,9 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import hardware
-from paperlib.evaluation import finetuning_measures, over_batches, perplexity
-from paperlib.losses import finetuning_loss, sigmoid_discriminator_loss
-from paperlib.models.readings import log_odds_of, log_q_of
+from paperlib.evaluation import BATCH_SIZE, finetuning_measures, over_batches, perplexity
+from paperlib.losses import (
+    exact_reverse_kl,
+    finetuning_loss,
+    log_p_hat,
+    sigmoid_discriminator_loss,
+)
+from paperlib.models.readings import log_odds_of, log_q, log_q_of
+from paperlib.settings import SecondTerm
 from paperlib.training import Task
 
 
@@ -147,31 +153,72 @@ class FinetuningTask(SentenceTask):
     """Eq. (12): cross-entropy plus the reverse KL divergence that the discriminator estimates.
 
     ``q0`` and ``discriminator`` are frozen and enter only at the true next word, so their two
-    numbers a token are computed once, in float32. ``discriminator=None`` is r ≡ ½ (Table 2).
+    numbers a token are computed once, in float32. ``discriminator=None`` is r ≡ ½ (Table 2); with
+    the true distribution as ``q0`` it is the perfect discriminator, for then p̂ = p (eq. 8).
+
+    ``second_term`` says how the divergence is taken. Its exact sum needs p̂ of every word, so both
+    frozen models run in every step, in the training's precision.
     """
 
     criterion = "perplexity"
 
-    def __init__(self, *args, q0: nn.Module, discriminator: nn.Module | None, **options):
+    def __init__(
+        self,
+        *args,
+        q0: nn.Module,
+        discriminator: nn.Module | None,
+        second_term: SecondTerm | None = None,
+        **options,
+    ):
         super().__init__(*args, **options)
-        self._train_frozen = _frozen(q0, discriminator, self.split.train)
-        self._valid_frozen = _frozen(q0, discriminator, self.split.valid)
+        self._term = second_term or SecondTerm()
+        self._models = (q0.eval(), discriminator and discriminator.eval())
+        # The sum computes p̂ anew in every step.
+        is_sum = self._term.estimate == "sum"
+        self._train_frozen = () if is_sum else self._frozen(self.split.train)
+        self._valid_frozen = self._frozen(self.split.valid)
 
     def parts(self, batch: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy and the estimated reverse KL divergence."""
+        """Cross-entropy and the reverse KL divergence, weighted as in the objective."""
         words = self.split.train[batch]
-        log_q_true = log_q_of(self.model(words, mixed=self._mixed), words)
-        frozen = (values[batch] for values in self._train_frozen)
-        cross_entropy, reverse_kl = finetuning_loss(log_q_true, *frozen)
-        return {"cross_entropy": cross_entropy.mean(), "reverse_kl": reverse_kl.mean()}
+        logits = self.model(words, mixed=self._mixed)
+        if self._term.estimate == "sum":
+            log_q_all = log_q(logits)
+            cross_entropy = -log_q_all.gather(-1, words.unsqueeze(-1)).squeeze(-1)
+            reverse_kl = exact_reverse_kl(log_q_all, self._log_p_hat(words, self._mixed))
+        else:
+            frozen = (values[batch] for values in self._train_frozen)
+            cross_entropy, reverse_kl = finetuning_loss(
+                log_q_of(logits, words), *frozen, largest_t=self._term.largest_t
+            )
+        return {
+            "cross_entropy": cross_entropy.mean(),
+            "reverse_kl": self._term.weight * reverse_kl.mean(),
+        }
 
     def validate(self) -> dict[str, float]:
         log_q_true = over_batches(self.model, self.split.valid, log_q_of)
         return finetuning_measures(log_q_true, *self._valid_frozen)
 
+    @torch.no_grad()
+    def _log_p_hat(self, words: Tensor, mixed: bool = False) -> Tensor:
+        """Eq. (8) for every word of the vocabulary, ``(B, T, V)``, normalised if so asked."""
+        q0, discriminator = self._models
+        values = log_q(q0(words, mixed=mixed))
+        if discriminator is not None:
+            values = log_p_hat(values, discriminator(words, mixed=mixed))
+        return log_q(values) if self._term.normalised else values
 
-def _frozen(q0: nn.Module, discriminator: nn.Module | None, sentences: Tensor):
-    log_q0 = over_batches(q0, sentences, log_q_of)
-    if discriminator is None:
-        return log_q0, torch.zeros_like(log_q0)
-    return log_q0, over_batches(discriminator, sentences, log_odds_of)
+    def _frozen(self, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        """log q_0 and the log-odds at the true words; a normaliser of p̂ is part of the odds."""
+        q0, discriminator = self._models
+        log_q0 = over_batches(q0, sentences, log_q_of)
+        if discriminator is None:
+            return log_q0, torch.zeros_like(log_q0)
+        if not self._term.normalised:
+            return log_q0, over_batches(discriminator, sentences, log_odds_of)
+        at_true_words = [
+            self._log_p_hat(words).gather(-1, words.unsqueeze(-1)).squeeze(-1)
+            for words in sentences.split(BATCH_SIZE)
+        ]
+        return log_q0, log_q0 - torch.cat(at_true_words)

@@ -53,6 +53,7 @@ def test_everything(dry_run):
     assert dry_run("--cores", "2", "--config", "profile=smoke") == {
         **dict.fromkeys(NAMES, 1),
         "synthetic_seed": settings.load("smoke").synthetic.seeds,
+        "beyond": 1,
         "experiment": len(settings.load("smoke").corpora),
     }
 
@@ -64,7 +65,13 @@ def test_one_notebook_brings_what_it_needs(dry_run):
     assert dry_run("00_start_here", *options) == {"00_start_here": 1}
     assert dry_run("06_penn_treebank", *options) == {"06_penn_treebank": 1, "experiment": 2}
     assert dry_run("07_wikitext_2", *options) == {"07_wikitext_2": 1, "experiment": 3}
-    everything = {**dict.fromkeys(NAMES, 1), "synthetic_seed": 3, "experiment": 3}
+    assert dry_run("09_beyond_the_paper", *options) == {
+        "09_beyond_the_paper": 1,
+        "synthetic_seed": 1,
+        "beyond": 1,
+        "experiment": 2,
+    }
+    everything = {**dict.fromkeys(NAMES, 1), "synthetic_seed": 3, "beyond": 1, "experiment": 3}
     assert dry_run("99_report", *options) == everything
 
 
@@ -72,9 +79,10 @@ def test_experiments_can_be_left_out_and_so_are_their_notebooks(dry_run):
     without = ("06_penn_treebank", "07_wikitext_2")
     expected = {**dict.fromkeys([name for name in NAMES if name not in without], 1)}
     options = ("--cores", "2", "--config", "profile=smoke")
-    assert dry_run(*options, "experiments=none") == expected | {"synthetic_seed": 1}
+    synthetic = {"synthetic_seed": 1, "beyond": 1}
+    assert dry_run(*options, "experiments=none") == expected | synthetic
     some = dry_run(*options, "experiments=mos_wikitext2")
-    assert some == expected | {"synthetic_seed": 1, "experiment": 1, "07_wikitext_2": 1}
+    assert some == expected | synthetic | {"experiment": 1, "07_wikitext_2": 1}
 
 
 def test_slurm_executor_lists_the_jobs(dry_run):
@@ -82,6 +90,7 @@ def test_slurm_executor_lists_the_jobs(dry_run):
     assert dry_run("--profile", profile, "--config", "profile=paper") == {
         **dict.fromkeys(NAMES, 1),
         "synthetic_seed": settings.load("paper").synthetic.seeds,
+        "beyond": 1,
         "experiment": len(settings.load("paper").corpora),
     }
 
@@ -95,7 +104,7 @@ def test_slurm_gives_a_gpu_to_all_that_loads_trainings():
         for name, notebook in table.items()
         if notebook.trained != "none" or notebook.experiments
     }
-    assert with_gpu == {"synthetic_seed", "experiment", "99_report"} | trained
+    assert with_gpu == {"synthetic_seed", "beyond", "experiment", "99_report"} | trained
 
 
 def test_table_lists_the_notebooks_there_are():

@@ -1,0 +1,232 @@
+"""What the paper leaves open, on the synthetic language, where p is known (notebook 09).
+
+The trainings are here; what is measured on them is in :mod:`paperlib.beyond_measures`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from torch import nn
+
+from paperlib import settings, stages
+from paperlib.evaluation import over_batches
+from paperlib.models.readings import log_q
+from paperlib.perturb import amount_for, lower_bias
+from paperlib.settings import SecondTerm
+from paperlib.stages import Trained
+from paperlib.synthetic import MODELS, SyntheticStudy
+from paperlib.tasks import FinetuningTask, Split
+from paperlib.truth import TrueModel
+
+ORACLE, TRAINED, NONE = "oracle", "trained", "none"
+"""Where p̂ comes from: p itself, the profile's discriminator, or nowhere (cross-entropy alone)."""
+
+PAPERS_TERM = SecondTerm()
+"""Eq. (12) as it stands."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to fine-tune; the paper's, on the perturbed model, by default."""
+
+    p_hat: str | int = TRAINED
+    """``ORACLE``, ``TRAINED``, ``NONE``, or a discriminator stopped after this many epochs."""
+    term: SecondTerm = PAPERS_TERM
+    of: str = "perturbed"
+    """The model that it starts from: ``initial``, ``perturbed``, ``several`` or ``frequent``."""
+    fast: bool = False
+    """At ``fast_rate`` in place of the profile's rate."""
+
+    @property
+    def title(self) -> str:
+        """For tables and progress bars."""
+        sources = {
+            ORACLE: "oracle",
+            TRAINED: "discriminator",
+            NONE: "cross-entropy alone",
+        }
+        epochs = f"{self.p_hat} epoch{'s' * (self.p_hat != 1)}"
+        parts = [sources.get(self.p_hat, f"discriminator, stopped after {epochs}")]
+        term = self.term
+        if term.estimate == "sum":
+            parts.append("exact sum")
+        if term.normalised:
+            parts.append("p̂ normalised")
+        if term.largest_t is not None:
+            parts.append(f"t ≤ {term.largest_t:g}")
+        if term.weight != 1:
+            parts.append(f"λ = {term.weight:g}")
+        return ", ".join(parts)
+
+
+class BeyondStudy(SyntheticStudy):
+    """Section 3 with other discriminators, other second terms and other perturbations.
+
+    Raises :class:`paperlib.settings.SettingsError` where the profile has no ``[synthetic.beyond]``.
+    """
+
+    def __init__(self, profile: settings.Synthetic, seed: int = 0):
+        if profile.beyond is None:
+            raise settings.SettingsError("not run in this profile: it has no [synthetic.beyond]")
+        super().__init__(profile, seed)
+        self.beyond = profile.beyond
+
+    # Models
+
+    @cached_property
+    def truth(self) -> TrueModel:
+        """p in all contexts of the training and validation sentences."""
+        return TrueModel(self.language, self.split.train, self.split.valid)
+
+    def perturbed_words(self, of: str) -> list[int]:
+        """Ids of the words whose bias is lowered in the model ``of``.
+
+        *several* are spread evenly over the almost frequent words, *frequent* is the middle one of
+        the frequent words.
+        """
+        if of == "several":
+            words = self.classes.almost_frequent
+            at = np.linspace(0, len(words) - 1, self.beyond.several).round().astype(int)
+            return [int(word) for word in words[at]]
+        return {
+            "initial": [],
+            "perturbed": [self.chosen],
+            "frequent": [self.probed_words()["frequent"]],
+        }[of]
+
+    def start(self, of: str) -> nn.Module:
+        """The model that fine-tuning starts from: q_0."""
+        return self._lowered(of) if of in ("several", "frequent") else super().start(of)
+
+    def stopped_discriminator(self, of: str, epochs: int) -> Trained:
+        """The discriminator against the model ``of``, stopped after ``epochs`` epochs."""
+        training = self.settings.discriminator.model_copy(update={"max_epochs": epochs})
+        return self._discriminator(of, training)
+
+    def rate(self, variant: Variant) -> float:
+        """Its learning rate in fine-tuning."""
+        return self.beyond.fast_rate if variant.fast else self.settings.finetuning.learning_rate
+
+    def p_hat_discriminator(self, variant: Variant) -> Trained | None:
+        """The discriminator that the variant takes p̂ from; None where it takes none."""
+        if variant.p_hat in (ORACLE, NONE):
+            return None
+        if variant.p_hat == TRAINED:
+            return self.discriminator(variant.of)
+        return self.stopped_discriminator(variant.of, variant.p_hat)
+
+    def tuned(self, variant: Variant) -> Trained:
+        """The variant's fine-tuned model."""
+        rate = self.rate(variant)
+        epochs = self.beyond.epochs
+        training = self.settings.finetuning.model_copy(
+            update={"learning_rate": rate, "max_epochs": epochs, "patience": epochs + 1}
+        )
+        title = f"{variant.title} ({variant.of}, rate {rate:g})"
+        # These two are fine-tunings as the rest of section 3 has them, and may be there already.
+        if variant.p_hat == NONE:
+            return self._finetune(title, variant.of, "cross_entropy", training)
+        if variant.p_hat == TRAINED and variant.term == PAPERS_TERM:
+            return self._finetune(title, variant.of, "discriminator", training)
+        key = self._key(variant.of) | {"second_term": variant.term.model_dump(mode="json")}
+        discriminator = self.p_hat_discriminator(variant)
+        if discriminator is None:
+            key["language"] = self.settings.language.model_dump(mode="json")
+        else:
+            key["discriminator"] = discriminator.folder.name
+        return stages.train(
+            "beyond_finetuning",
+            key,
+            training,
+            lower_bias(self.start(variant.of), 0, 0),
+            lambda model: self.task(
+                variant, model, self.split, title=title, **self._options(training)
+            ),
+        )
+
+    def task(
+        self, variant: Variant, model: nn.Module, split: Split, *, title: str = "", **options
+    ) -> FinetuningTask:
+        """The task that fine-tunes ``model`` in the variant's way on the sentences of ``split``."""
+        discriminator = self.p_hat_discriminator(variant)
+        return FinetuningTask(
+            title,
+            model,
+            split,
+            q0=self.truth if variant.p_hat == ORACLE else self.start(variant.of),
+            discriminator=discriminator and discriminator.model,
+            second_term=variant.term,
+            **({"seed": self.seed} | options),
+        )
+
+    # Variants
+
+    def discriminator_variants(self) -> list[Variant]:
+        """Question 1: how good is the discriminator? Each at both rates."""
+        sources = (NONE, *self.beyond.early, TRAINED, ORACLE)
+        slow = [Variant(source) for source in sources]
+        return slow + [Variant(source, fast=True) for source in (NONE, TRAINED, ORACLE)]
+
+    def estimate_variants(self) -> list[Variant]:
+        """Question 3: one sample or the exact sum?"""
+        exact = SecondTerm(estimate="sum")
+        terms = (PAPERS_TERM, exact)
+        return [Variant(source, term) for source in (TRAINED, ORACLE) for term in terms]
+
+    def term_variants(self) -> list[Variant]:
+        """Question 4: changes of the second term."""
+        terms = [
+            PAPERS_TERM,
+            SecondTerm(normalised=True),
+            *(SecondTerm(largest_t=largest) for largest in self.beyond.largest_t),
+            *(SecondTerm(weight=weight) for weight in self.beyond.weights),
+        ]
+        return [Variant(NONE), *(Variant(term=term) for term in terms)]
+
+    def repair_variants(self) -> list[Variant]:
+        """Question 5: other perturbations, each with a discriminator of the same few epochs."""
+        epochs = self.beyond.early[-1]
+        return [Variant(epochs, of=of) for of in ("perturbed", "several", "frequent")]
+
+    def trainings(self) -> Iterator[tuple[str, Trained]]:
+        """All trainings of the notebook by name, each trained when it is reached."""
+        for of in MODELS:
+            yield f"{of}_ftd", self.finetuned(of)
+        variants = (
+            *self.discriminator_variants(),
+            *self.estimate_variants(),
+            *self.term_variants(),
+            *self.repair_variants(),
+        )
+        for variant in dict.fromkeys(variants):
+            yield f"{variant.of}: {variant.title}, rate {self.rate(variant):g}", self.tuned(variant)
+
+    # Parts
+
+    @cache  # noqa: B019, a study lives as long as its notebook
+    def _lowered(self, of: str) -> nn.Module:
+        """The initial model with the biases of some words lowered, one after the other."""
+        model = self.initial.model
+        for word in self.perturbed_words(of):
+            log_probs = over_batches(
+                model, self.split.valid, lambda logits, _, word=word: log_q(logits)[..., word]
+            )
+            amount = amount_for(log_probs.cpu().numpy(), self.settings.perturbation.probability)
+            model = lower_bias(model, word, amount)
+        return model
+
+    def _key(self, of: str) -> dict:
+        key = super()._key(of)
+        if of in ("several", "frequent"):
+            key["perturbation"] = self.settings.perturbation.model_dump(mode="json")
+            key["words"] = self.perturbed_words(of)
+        return key
+
+
+def run_beyond(profile: settings.Profile) -> dict:
+    """Train all that notebook 09 reads, and say under which folder of ``runs/`` each lies."""
+    study = BeyondStudy(profile.synthetic)
+    trainings = {name: trained.address for name, trained in study.trainings()}
+    return {"profile": profile.name, "seed": study.seed, "trainings": trainings}

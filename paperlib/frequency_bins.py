@@ -1,0 +1,100 @@
+"""Changes by frequency bin, with bootstrap intervals over sentences.
+
+Words are put into bins by their rank in the training text: 1–10, 11–30, 31–100, 101–300, …
+"""
+
+import numpy as np
+import pandas as pd
+
+BLOCK = 250
+"""Resamples that are drawn at once, to save memory."""
+
+
+def rank_bins(counts: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The bin of each word, ``(V,)``, and the bins' names, from training counts ``(V,)``.
+
+    The first rank is the most frequent word's; ties go to the smaller id. The last bin ends with
+    the vocabulary.
+    """
+    ranks = np.empty(len(counts), dtype=int)
+    ranks[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    ends = [10]
+    while ends[-1] < len(counts):
+        ends.append(ends[-1] * 3 if str(ends[-1])[0] == "1" else ends[-1] // 3 * 10)
+    ends[-1] = len(counts)
+    starts = [1, *(end + 1 for end in ends[:-1])]
+    names = [f"{start}–{end}" for start, end in zip(starts, ends, strict=True)]
+    return np.searchsorted(ends, ranks), names
+
+
+def bootstrap_weights(n: int, resamples: int, seed: int):
+    """Yields ``(R, n)`` counts of how often each of ``n`` units is in a sample with replacement.
+
+    There are ``resamples`` rows in all, in blocks. Raises ``ValueError`` for fewer than two units.
+    """
+    if n < 2:
+        raise ValueError(f"a bootstrap needs at least two sentences, not {n}")
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, BLOCK):
+        rows = min(BLOCK, resamples - start)
+        yield rng.multinomial(n, np.full(n, 1 / n), size=rows)
+
+
+def interval_of_mean(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
+    """Mean over sentences of ``(N,)`` values, and its 95 % bootstrap interval."""
+    means = [
+        weights @ values / len(values)
+        for weights in bootstrap_weights(len(values), resamples, seed)
+    ]
+    return (float(values.mean()), *map(float, np.quantile(np.concatenate(means), (0.025, 0.975))))
+
+
+def change_by_bin(
+    change: np.ndarray,
+    words: np.ndarray,
+    sentences: np.ndarray,
+    counts: np.ndarray,
+    *,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Mean change of log q (nats a token) by frequency bin, 95 % intervals over sentences.
+
+    Parameters
+    ----------
+    change, words, sentences
+        ``(n,)`` each: the change of a token's log-probability, its word id, and the number 0…N−1 of
+        the sentence it is in. Sentences are resampled whole, for their words are not independent.
+    counts
+        ``(V,)`` training counts of the words.
+
+    Returns
+    -------
+    One row a bin that has tokens: ``bin``, ``tokens``, ``mean``, ``low``, ``high``. Where a bin's
+    tokens are in one sentence only, the interval is not a number.
+    """
+    bins, names = rank_bins(counts)
+    shape = (int(sentences.max()) + 1, len(names))
+    of_token = bins[words]
+    sums, numbers, held = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    np.add.at(sums, (sentences, of_token), change)
+    np.add.at(numbers, (sentences, of_token), 1)
+    held = (numbers > 0).sum(axis=0)
+    with np.errstate(invalid="ignore"):  # a resample without a bin's words is left out below
+        means = np.concatenate(
+            [
+                (weights @ sums) / (weights @ numbers)
+                for weights in bootstrap_weights(shape[0], resamples, seed)
+            ]
+        )
+    rows = []
+    for number, name in enumerate(names):
+        tokens = int(numbers[:, number].sum())
+        if tokens == 0:
+            continue
+        low, high = np.nan, np.nan
+        if held[number] > 1:
+            low, high = np.nanquantile(means[:, number], (0.025, 0.975))
+        mean = sums[:, number].sum() / tokens
+        rows.append({"bin": name, "tokens": tokens, "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
