@@ -23,7 +23,7 @@ AXES: dict[str, tuple[Callable[..., Case], dict, dict[str, tuple[int, ...]]]] = 
     "sampling": (
         sampling.sample,
         {"n_words": 1000, "sentences": 10_000, "dense": False},
-        {"n_words": WORDS, "sentences": (3_000, 10_000, 30_000, 100_000)},
+        {"n_words": (300, 1_000, 3_000, 10_000), "sentences": (3_000, 10_000, 30_000, 100_000)},
     ),
     "mixture step": (
         heads.model,
