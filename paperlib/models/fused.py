@@ -186,14 +186,13 @@ def _expectation(latents, log_pi, embedding, bias, log_q0, with_gradients: bool)
 
     Between the two comes a factor ``(n, K)`` that the former still lacks.
     """
-    logits = _logits(latents, embedding, bias)
     q0, pi = log_q0.exp(), log_pi.exp()
-    sigma = logits.sigmoid()
+    sigma = _logits(latents, embedding, bias).sigmoid_()
     r = _weighted_sum(pi, sigma)
     if r.min() > 1e-30:
         log_r, responsibility = r.log(), None
     else:  # too small for the plain sum, so in log space
-        log_parts = F.logsigmoid(logits) + log_pi.unsqueeze(-1)
+        log_parts = F.logsigmoid(_logits(latents, embedding, bias)) + log_pi.unsqueeze(-1)
         log_r = log_parts.logsumexp(1)
         responsibility = (log_parts - log_r.unsqueeze(1)).exp_()
     value = -torch.linalg.vecdot(q0, log_r)
@@ -205,8 +204,10 @@ def _expectation(latents, log_pi, embedding, bias, log_q0, with_gradients: bool)
         ratio = q0.div_(r).neg_()
         with hardware.rounded_products(False):
             of_log_pi = torch.bmm(sigma, ratio.unsqueeze(-1)).squeeze(-1).mul_(pi)
-        of_logits = torch.ops.aten.sigmoid_backward(ratio.unsqueeze(1).expand_as(sigma), sigma)
-        return value, of_logits.to(kept), pi, of_log_pi
+        # In place: buffers of this size fill a CPU's cache.
+        ratio = ratio.unsqueeze(1).expand_as(sigma)
+        torch.ops.aten.sigmoid_backward.grad_input(ratio, sigma, grad_input=sigma)
+        return value, sigma.to(kept), pi, of_log_pi
     weights = responsibility * q0.neg_().unsqueeze(1)
     of_logits = weights * (1 - sigma)
     return value, of_logits.to(kept), torch.ones_like(pi), weights.sum(-1)
