@@ -5,7 +5,7 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
 
 0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``, ``paths``,
    ``progress``, ``hardware``
-1. data and layers: ``trigram``, ``divergences``, ``frequency_bins``
+1. data and layers: ``trigram``, ``divergences``, ``estimates``, ``frequency_bins``
 2. models: ``models``, ``perturb``, ``truth``
 3. reading, measuring and keeping: ``corpora``, ``evaluation``, ``checkpoints``
 4. the one training loop and what it trains for: ``averaging``, ``training``, ``tasks``,

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from paperlib.beyond import NONE, ORACLE, TRAINED, BeyondStudy, Variant
 from paperlib.corpus_study import CorpusStudy
 from paperlib.divergences import kl, second_term_moments
+from paperlib.estimates import interval_of_mean
 from paperlib.evaluation import perplexity, table1_row
-from paperlib.frequency_bins import change_by_bin, interval_of_mean
+from paperlib.frequency_bins import change_by_bin
 from paperlib.losses import log_p_hat
 from paperlib.models.readings import log_q
 from paperlib.settings import SecondTerm
@@ -361,7 +362,7 @@ def who_gains_on_text(study: CorpusStudy, resamples: int, seed: int = 0) -> pd.D
     """Change of log q by frequency bin on the test text of a corpus; sentences end in ``<eos>``."""
     corpus = study.corpus
     before, after = (
-        study.log_q(trained, "test").double().cpu().numpy()
+        study.token_log_probs(trained)["test"].astype(np.float64)
         for trained in (study.initial, study.finetuned())
     )
     ends = corpus.test == corpus.eos

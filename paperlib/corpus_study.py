@@ -3,14 +3,17 @@
 Every step is a method that trains or finds its result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from paperlib import corpora, hardware, settings, stages
-from paperlib.checkpoints import load_json, save_json
+from paperlib.checkpoints import load_json, save_json, write_atomically
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
@@ -122,17 +125,17 @@ class CorpusStudy:
 
     def perplexities(self, trained: Trained) -> dict[str, float]:
         """Perplexity on the validation and test text, every predicted token counted once."""
+        return {split: perplexity(log_q) for split, log_q in self.token_log_probs(trained).items()}
+
+    def token_log_probs(self, trained: Trained) -> dict[str, np.ndarray]:
+        """Log-probability of every validation and test token, ``(N,)`` float32, nats."""
 
         def compute(folder: Path) -> None:
-            save_json(
-                folder / "result.json",
-                {
-                    split: perplexity(self.log_q(trained, split).cpu())
-                    for split in ("valid", "test")
-                },
-            )
+            values = {split: self.log_q(trained, split).cpu() for split in ("valid", "test")}
+            write_atomically(folder / "log_q.safetensors", lambda file: save_file(values, file))
 
-        return self._result("corpus_perplexity", {"model": trained.address}, compute)
+        folder = stages.once("corpus_log_q", self._data_key | {"model": trained.address}, compute)
+        return load_file(folder / "log_q.safetensors")
 
     def dynamic(self, trained: Trained) -> dict | None:
         """Perplexities under dynamic evaluation; None where the profile does not run it.
@@ -143,9 +146,12 @@ class CorpusStudy:
         if search is None:
             return None
         key = {"model": trained.address, "search": search.model_dump(mode="json")}
-        return self._result(
-            "dynamic_evaluation", key, lambda folder: self._search_dynamic(trained, search, folder)
+        folder = stages.once(
+            "dynamic_evaluation",
+            self._data_key | key,
+            lambda folder: self._search_dynamic(trained, search, folder),
         )
+        return load_json(folder / "result.json")
 
     def _search_dynamic(
         self, trained: Trained, search: settings.DynamicEvaluation, folder: Path
@@ -216,16 +222,13 @@ class CorpusStudy:
             "first": self.settings.first.model_dump(),
         }
 
-    def _result(self, kind: str, key: dict, compute: Callable[[Path], None]) -> dict:
-        return load_json(stages.once(kind, self._data_key | key, compute) / "result.json")
-
 
 def run_experiment(profile: settings.Profile, name: str) -> dict:
     """Train and measure all of one experiment; returns where in ``runs/`` each result lies."""
     study = CorpusStudy(profile, name)
     trainings = {title: trained.address for title, trained in study.trainings()}
     for trained in (study.initial, *(study.finetuned(option) for option in study.options())):
-        study.perplexities(trained)
+        study.token_log_probs(trained)
     for trained in (study.initial, study.finetuned()):
         study.dynamic(trained)
     return {"profile": profile.name, "experiment": name, "trainings": trainings}

@@ -77,23 +77,54 @@ def finetuning_measures(log_q: Tensor, log_q0: Tensor, log_odds: Tensor) -> dict
     }
 
 
+TABLE1_SUMS = ("all", "frequent", "rare", "other", "rare_other")
+"""Sets of test words whose log-probabilities Table 1 sums; *other* is all but the chosen word."""
+
+
+def table1_sums(
+    log_q: np.ndarray, log_p: np.ndarray, ids: np.ndarray, classes: FrequencyClasses, chosen: int
+) -> np.ndarray:
+    """``(N, K)`` float64: the sums over each test sentence that Table 1 is made of.
+
+    ``log_q``, ``log_p`` and ``ids`` are ``(N, T)``: the model's and the true log-probability
+    (nats) of each test word, and its id. The columns are number of words and sum of log q for each
+    set of ``TABLE1_SUMS``, then the sums of log q − log p and of its square.
+    """
+    log_q = np.asarray(log_q, dtype=np.float64)
+    frequent, other = np.isin(ids, classes.frequent), ids != chosen
+    sets = np.ones_like(other), frequent, ~frequent, other, other & ~frequent
+    difference = log_q - log_p
+    values = [values for chosen_set in sets for values in (chosen_set, log_q * chosen_set)]
+    return np.stack([v.sum(axis=1) for v in (*values, difference, difference**2)], axis=-1)
+
+
+def table1_from_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """A row of Table 1 from totals ``(..., K)`` of :func:`table1_sums`; values are ``(...)``.
+
+    Beside the paper's columns, the perplexities on all words and on the rare words but the chosen
+    one. ``diff_std`` is the population's standard deviation.
+    """
+    parts = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a set without a word has no perplexity
+        perplexities = {
+            name: np.exp(-parts[2 * k + 1] / parts[2 * k]) for k, name in enumerate(TABLE1_SUMS)
+        }
+    mean, square = parts[-2] / parts[0], parts[-1] / parts[0]
+    return {
+        "test_ppl": perplexities["all"],
+        "freq_ppl": perplexities["frequent"],
+        "rare_ppl": perplexities["rare"],
+        "ratio": perplexities["rare"] / perplexities["frequent"],
+        "diff_mean": mean,
+        "diff_std": np.sqrt(np.maximum(square - mean**2, 0)),
+        "other_ppl": perplexities["other"],
+        "rare_other_ppl": perplexities["rare_other"],
+    }
+
+
 def table1_row(
     log_q: np.ndarray, log_p: np.ndarray, ids: np.ndarray, classes: FrequencyClasses, chosen: int
 ) -> dict[str, float]:
-    """One row of Table 1, and the perplexity on all words but the chosen one.
-
-    ``log_q``, ``log_p`` and ``ids`` are ``(N, T)``: the model's and the true log-probability
-    (nats) of each test word, and its id. ``diff_std`` is the population's standard deviation.
-    """
-    is_frequent = np.isin(ids, classes.frequent)
-    frequent, rare = perplexity(log_q[is_frequent]), perplexity(log_q[~is_frequent])
-    difference = np.asarray(log_q, dtype=np.float64) - log_p
-    return {
-        "test_ppl": perplexity(log_q),
-        "freq_ppl": frequent,
-        "rare_ppl": rare,
-        "ratio": rare / frequent,
-        "diff_mean": float(difference.mean()),
-        "diff_std": float(difference.std()),
-        "other_ppl": perplexity(log_q[ids != chosen]),
-    }
+    """One row of Table 1; arguments as for :func:`table1_sums`."""
+    row = table1_from_sums(table1_sums(log_q, log_p, ids, classes, chosen).sum(axis=0))
+    return {name: float(value) for name, value in row.items()}

@@ -6,8 +6,7 @@ Words are put into bins by their rank in the training text: 1–10, 11–30, 31�
 import numpy as np
 import pandas as pd
 
-BLOCK = 250
-"""Resamples that are drawn at once, to save memory."""
+from paperlib.estimates import bootstrap_weights
 
 
 def rank_bins(counts: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -25,28 +24,6 @@ def rank_bins(counts: np.ndarray) -> tuple[np.ndarray, list[str]]:
     starts = [1, *(end + 1 for end in ends[:-1])]
     names = [f"{start}–{end}" for start, end in zip(starts, ends, strict=True)]
     return np.searchsorted(ends, ranks), names
-
-
-def bootstrap_weights(n: int, resamples: int, seed: int):
-    """Yields ``(R, n)`` counts of how often each of ``n`` units is in a sample with replacement.
-
-    There are ``resamples`` rows in all, in blocks. Raises ``ValueError`` for fewer than two units.
-    """
-    if n < 2:
-        raise ValueError(f"a bootstrap needs at least two sentences, not {n}")
-    rng = np.random.default_rng(seed)
-    for start in range(0, resamples, BLOCK):
-        rows = min(BLOCK, resamples - start)
-        yield rng.multinomial(n, np.full(n, 1 / n), size=rows)
-
-
-def interval_of_mean(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
-    """Mean over sentences of ``(N,)`` values, and its 95 % bootstrap interval."""
-    means = [
-        weights @ values / len(values)
-        for weights in bootstrap_weights(len(values), resamples, seed)
-    ]
-    return (float(values.mean()), *map(float, np.quantile(np.concatenate(means), (0.025, 0.975))))
 
 
 def change_by_bin(

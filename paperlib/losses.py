@@ -114,6 +114,19 @@ def sigmoid_discriminator_loss(
     return tuple(part.view(target.shape) for part in parts)
 
 
+def nce_loss(log_p: Tensor, log_noise: Tensor, target: Tensor) -> Tensor:
+    """Noise contrastive estimation (Gutmann & Hyvärinen, 2010), one noise word a data word.
+
+    −log h(w*) − Σ_w noise(w) log(1 − h(w)), with h = p/(p + noise) the probability that a word is
+    data; the expectation over the noise is exact. ``log_p`` ``(..., V)`` is the model's, *not*
+    normalised. With noise q_0 and log p = log q_0 − log_odds this is eq. (6): see section 2.2.
+    Shapes as in :func:`discriminator_loss`; nats, ``(...)``.
+    """
+    either = torch.logaddexp(log_p, log_noise)
+    is_data = (log_p - either).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return -is_data - (log_noise.exp() * (log_noise - either)).sum(-1)
+
+
 def log_p_hat(log_q0: Tensor, log_odds: Tensor) -> Tensor:
     """Eq. (8): log p̂(w|c) = log q_0(w|c) − log_odds, any shape, nats.
 

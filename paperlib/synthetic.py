@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from paperlib import hardware, settings, stages
-from paperlib.evaluation import FrequencyClasses, over_batches, table1_row
+from paperlib.estimates import resampled_sums
+from paperlib.evaluation import FrequencyClasses, over_batches, table1_from_sums, table1_sums
 from paperlib.losses import log_p_hat
 from paperlib.models import LSTM
 from paperlib.models.readings import log_q, log_q_of
@@ -162,8 +163,9 @@ class SyntheticStudy:
 
     # Measures
 
-    def table1(self) -> dict[str, dict[str, float]]:
-        """Rows of Table 1 by model name, measured on the test sentences."""
+    @cached_property
+    def table1_sums(self) -> dict[str, np.ndarray]:
+        """Sums over each test sentence by model: see :func:`paperlib.evaluation.table1_sums`."""
         models = {
             "initial": lambda: self.initial.model,
             "initial_ftd": lambda: self.finetuned("initial").model,
@@ -174,8 +176,21 @@ class SyntheticStudy:
             name: self.log_q(model(), self.test) for name, model in models.items()
         }
         return {
-            name: table1_row(log_q, self.test_log_p, self.test, self.classes, self.chosen)
+            name: table1_sums(log_q, self.test_log_p, self.test, self.classes, self.chosen)
             for name, log_q in log_probs.items()
+        }
+
+    def table1(self) -> dict[str, dict[str, float]]:
+        """Rows of Table 1 by model name, measured on the test sentences."""
+        return {
+            name: {column: float(v) for column, v in table1_from_sums(sums.sum(axis=0)).items()}
+            for name, sums in self.table1_sums.items()
+        }
+
+    def resampled_table1(self) -> dict[str, dict[str, np.ndarray]]:
+        """The same from test sentences drawn with replacement: an array over resamples a cell."""
+        return {
+            name: table1_from_sums(resampled_sums(sums)) for name, sums in self.table1_sums.items()
         }
 
     def log_q(self, model: nn.Module, ids: np.ndarray) -> np.ndarray:
@@ -187,11 +202,11 @@ class SyntheticStudy:
         """For :func:`paperlib.evaluation.over_batches`: the chosen word's log-probability, nats."""
         return log_q(logits)[..., self.chosen]
 
-    def chosen_word_probability(self, sentences: int = 1000) -> dict[str, float]:
-        """Mean probability of the chosen word over all contexts of some test sentences.
+    def chosen_word_probability(self, sentences: int = 1000) -> dict[str, np.ndarray]:
+        """Mean probability of the chosen word over the contexts of each of some test sentences.
 
-        Under the perturbed model q_0, under p̂ (eq. 8), under the fine-tuned model and under p:
-        the paper's 1e-8, 1e-6 and 1e-3.
+        Under the perturbed model q_0, under p̂ (eq. 8), under the fine-tuned model and under p,
+        ``(sentences,)`` each; their means are the paper's 1e-8, 1e-6 and 1e-3.
         """
         ids = self.test[:sentences]
         words = self._on_device(ids)
@@ -202,12 +217,9 @@ class SyntheticStudy:
         log_odds = over_batches(
             self.discriminator("perturbed").model, words, lambda logits, _: logits[..., self.chosen]
         )
-        means = {
-            "q0": q0.double().exp().mean().item(),
-            "p_hat": log_p_hat(q0, log_odds).double().exp().mean().item(),
-            "finetuned": tuned.double().exp().mean().item(),
-        }
-        return means | {"p": float(self._true_probability(ids, self.chosen).mean())}
+        logs = {"q0": q0, "p_hat": log_p_hat(q0, log_odds), "finetuned": tuned}
+        means = {name: v.double().exp().mean(dim=1).cpu().numpy() for name, v in logs.items()}
+        return means | {"p": self._true_probability(ids, self.chosen).mean(axis=1)}
 
     # Figures 1 and 2
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from paperlib.estimates import interval, over_seeds
 from paperlib.reporting import paper
 
 TABLE1_COLUMNS = (
@@ -95,22 +97,30 @@ TABLE1_STEPS = (
 )
 
 
-def table1_differences(seeds: list[dict[str, dict[str, float]]]) -> pd.DataFrame:
+def table1_differences(
+    seeds: list[dict[str, dict[str, float]]],
+    resampled: dict[str, dict[str, np.ndarray]] | None = None,
+) -> pd.DataFrame:
     """What each step of Table 1 changes, paired by seed, and how it compares with the paper.
 
-    ``agrees`` looks at sign and size: *opposite sign*; *same sign*, with our difference as a
-    multiple of the paper's; *no change here*, where ours would round to nothing in the paper's
-    table; or, where the paper's own difference is within that rounding, *too small in the paper to
-    tell*.
+    ``low`` and ``high`` are a 95 % interval: over seeds, or, of a single seed, over ``resampled``
+    test sentences where these are given. ``agrees`` looks at sign and size: *opposite sign*; *same
+    sign*, with our difference as a multiple of the paper's; *no change here*, where ours would
+    round to nothing in the paper's table; or, where the paper's own difference is within that
+    rounding, *too small in the paper to tell*.
     """
     rounding = {"ratio": 0.1, "diff_mean": 0.001, "diff_std": 0.001}
     rows = []
     for before, after in TABLE1_STEPS:
         for column in TABLE1_COLUMNS:
-            ours = pd.Series([seed[after][column] - seed[before][column] for seed in seeds])
-            row = {"step": f"{before} → {after}", "column": column, "ours": ours.mean()}
+            ours = [seed[after][column] - seed[before][column] for seed in seeds]
+            row = {"step": f"{before} → {after}", "column": column, "ours": np.mean(ours)}
             if len(seeds) > 1:
-                row["ours_sd"] = ours.std()
+                row["ours_sd"] = np.std(ours, ddof=1)
+                row["low"], row["high"] = over_seeds(ours).low, over_seeds(ours).high
+            elif resampled is not None:
+                draws = resampled[after][column] - resampled[before][column]
+                row["low"], row["high"] = interval(draws)
             theirs = paper.TABLE1[after].get(column), paper.TABLE1[before].get(column)
             if None not in theirs:
                 row["paper"] = theirs[0] - theirs[1]

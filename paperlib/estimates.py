@@ -1,0 +1,118 @@
+"""Numbers with the interval that goes with them: over seeds where there are several, else by
+bootstrap over the sentences or stretches of the test text.
+
+The two say different things. An interval over seeds answers "what if everything were run again?";
+one over test sentences only "what if the test sentences were others?", with the same trained
+models. ``basis`` names which it is.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from scipy import stats
+
+BLOCK = 250
+"""Resamples that are drawn at once, to save memory."""
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+EXACT = "exact"
+ONE_RUN = "one run, no interval"
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval; ``basis`` says what the interval is over.
+
+    ``low`` and ``high`` are the value itself where it is exact, and where a single run has none.
+    """
+
+    value: float
+    low: float
+    high: float
+    basis: str
+
+    @classmethod
+    def single(cls, value: float, basis: str = ONE_RUN) -> "Estimate":
+        """A number without an interval."""
+        return cls(float(value), float(value), float(value), basis)
+
+
+def over_seeds(values: Sequence[float], title: str = "seeds") -> Estimate:
+    """Mean and t interval of one value a seed; of a single value, that value alone."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 1:
+        return Estimate.single(values[0])
+    mean, error = values.mean(), stats.sem(values)
+    margin = error * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    basis = f"t interval over {len(values)} {title}"
+    return Estimate(float(mean), float(mean - margin), float(mean + margin), basis)
+
+
+def of_one_more(values: Sequence[float], title: str) -> Estimate:
+    """Mean, and the t interval in which *one more* value would lie, of several.
+
+    That is what a single published value has to be compared with: it is a draw, not a mean.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 1:
+        return Estimate.single(values[0])
+    spread = values.std(ddof=1) * (1 + 1 / len(values)) ** 0.5
+    margin = spread * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    basis = f"interval for one more of {len(values)} {title}"
+    return Estimate(values.mean().item(), values.mean() - margin, values.mean() + margin, basis)
+
+
+def estimate(
+    measure: Callable[[Row], float], seeds: Sequence[Row], resampled: Row, title: str
+) -> Estimate:
+    """``measure`` of each seed's row, paired by seed; of a single seed, by bootstrap.
+
+    ``resampled`` is a row whose values are arrays over resamples, of the first seed; ``title`` says
+    what was resampled.
+    """
+    values = [measure(row) for row in seeds]
+    if len(values) > 1:
+        return over_seeds(values)
+    low, high = interval(measure(resampled))
+    return Estimate(float(values[0]), low, high, f"bootstrap over {title}")
+
+
+def interval(resampled: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of resampled values; those that are not numbers are left out."""
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(resampled, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def bootstrap_weights(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields ``(R, n)`` counts of how often each of ``n`` units is in a sample with replacement.
+
+    There are ``resamples`` rows in all, in blocks. Raises ``ValueError`` for fewer than two units.
+    """
+    if n < 2:
+        raise ValueError(f"a bootstrap needs at least two sentences, not {n}")
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, BLOCK):
+        rows = min(BLOCK, resamples - start)
+        yield rng.multinomial(n, np.full(n, 1 / n), size=rows)
+
+
+def resampled_sums(sums: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """``(R, K)`` totals of resampled rows of ``(N, K)`` sums, a row for each unit.
+
+    Sums of the same number of units are resampled alike, so differences are paired.
+    """
+    weights = bootstrap_weights(len(sums), resamples, seed)
+    return np.concatenate([w.astype(np.float64) @ sums for w in weights])
+
+
+def interval_of_mean(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
+    """Mean over sentences of ``(N,)`` values, and its 95 % bootstrap interval."""
+    means = resampled_sums(values[:, None], resamples, seed)[:, 0] / len(values)
+    return (float(values.mean()), *interval(means))

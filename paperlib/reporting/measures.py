@@ -1,0 +1,296 @@
+"""Measures: what a notebook found, by name, with intervals, for the ledger of claims.
+
+Each notebook that checks a claim writes one table ``measures_NN`` (``NN`` its number); the ledger
+(:mod:`paperlib.reporting.claims`) reads all of them. Differences of perplexities are written
+*after − before*.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from paperlib.corpus_study import BEST, CorpusStudy
+from paperlib.estimates import Estimate, estimate, interval, over_seeds, resampled_sums
+from paperlib.reporting.tables import TABLE1_COLUMNS, TABLE1_STEPS, save_table
+from paperlib.settings import Experiment, Synthetic, load
+from paperlib.synthetic import SyntheticStudy
+
+SENTENCES = "test sentences"
+STRETCHES = 100
+"""Stretches that a text is cut into for the bootstrap: words next to each other go together."""
+
+ORDER = ("true", "initial_ftd", "initial", "perturbed_ftd", "perturbed")
+"""The rows of Table 1 by the paper's test perplexity, from the best."""
+
+
+def save_measures(
+    folder: Path, number: str, measures: Mapping[str, Estimate], *, paper_size: bool
+) -> pd.DataFrame:
+    """Write ``measures_NN`` and return it: one row a measure, by ``measure``.
+
+    ``paper_size`` is whether data and network have the paper's size, so that values themselves,
+    and not only their differences, can be held against the paper's.
+    """
+    columns = ["measure", "value", "low", "high", "basis", "paper_size"]
+    rows = [(name, e.value, e.low, e.high, e.basis, paper_size) for name, e in measures.items()]
+    table = pd.DataFrame(rows, columns=columns)
+    shown = table.drop(columns="paper_size")
+    for column in ("value", "low", "high"):
+        shown[column] = shown[column].map("{:.5g}".format)
+    save_table(folder, f"measures_{number}", table, title="Measures for the ledger", shown=shown)
+    return shown
+
+
+def load_measures(folder: Path) -> dict[str, dict]:
+    """All measures in ``folder`` by name, each with the number of its ``notebook``.
+
+    Raises ``ValueError`` where two notebooks give the same name.
+    """
+    found = {}
+    for path in sorted(folder.glob("measures_*.csv")):
+        for row in pd.read_csv(path).to_dict("records"):
+            name = row.pop("measure")
+            if name in found:
+                raise ValueError(f"the measure {name!r} is in two tables, one of them {path.name}")
+            found[name] = row | {"notebook": path.stem.removeprefix("measures_")}
+    return found
+
+
+def synthetic_at_paper_size(own: Synthetic) -> bool:
+    """Whether language, sentences and network of section 3 are the paper's."""
+    paper = load("paper").synthetic
+    parts = ("language", "sentences", "model")
+    return all(getattr(own, part) == getattr(paper, part) for part in parts)
+
+
+def experiments_at_paper_size(own: Mapping[str, Experiment]) -> bool:
+    """Whether text, network and length of the training of section 4 are the paper's."""
+    paper = load("paper").corpora
+    return all(
+        name in paper
+        and (one.corpus, one.first, one.network)
+        == (paper[name].corpus, paper[name].first, paper[name].network)
+        and one.language_model.max_epochs >= paper[name].language_model.max_epochs
+        for name, one in own.items()
+    )
+
+
+# Section 3
+
+
+def of_table1(seeds: Sequence[dict], resampled: dict) -> dict[str, Estimate]:
+    """Every cell and every difference of Table 1, as ``model.column`` and ``after-before.column``.
+
+    ``seeds`` has a table ``{model: {column: value}}`` a seed, ``resampled`` one of arrays over
+    resamples. ``order.smallest_gap`` is the smallest step of test perplexity from one of the
+    paper's rows to the next worse one: above 0 where the order is the paper's.
+    """
+
+    def of(measure: Callable[[dict], float]) -> Estimate:
+        return estimate(measure, seeds, resampled, SENTENCES)
+
+    columns = (*TABLE1_COLUMNS, "rare_other_ppl")
+    found = {
+        f"{model}.{column}": of(lambda rows, m=model, c=column: rows[m][c])
+        for model in seeds[0]
+        for column in columns
+    }
+    steps = (*TABLE1_STEPS, ("true", "initial"), ("true", "perturbed"))
+    found |= {
+        f"{after}-{before}.{column}": of(
+            lambda rows, a=after, b=before, c=column: rows[a][c] - rows[b][c]
+        )
+        for before, after in steps
+        for column in columns
+    }
+    found["order.smallest_gap"] = of(
+        lambda rows: np.min(
+            [
+                rows[worse]["test_ppl"] - rows[better]["test_ppl"]
+                for better, worse in pairwise(ORDER)
+            ],
+            axis=0,
+        )
+    )
+    return found
+
+
+def of_probabilities(seeds: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Estimate]:
+    """Decades (log10) of the chosen word's mean probability: ``chosen.q0``, ``chosen.p_hat``, ….
+
+    ``seeds`` has, for each seed, an array over sentences by name.
+    """
+    names = list(seeds[0])
+    rows = [{name: float(values[name].mean()) for name in names} for values in seeds]
+    stacked = np.stack([seeds[0][name] for name in names], axis=-1)
+    means = resampled_sums(stacked) / len(stacked)
+    resampled = dict(zip(names, means.T, strict=True))
+    return {
+        f"chosen.{name}": estimate(lambda row, n=name: np.log10(row[n]), rows, resampled, SENTENCES)
+        for name in names
+    }
+
+
+def curve_numbers(study: SyntheticStudy) -> pd.DataFrame:
+    """Figures 1 and 2 in numbers, one row a run, by names such as ``cross_entropy_0.1``.
+
+    ``lift`` is the chosen word's probability at the end by that at the start, in its fixed context;
+    ``of_p_hat`` by p̂. ``almost_frequent`` and ``frequent`` are the oscillation of these two words:
+    the root mean square of the change of log q (nats) from one iteration to the next.
+    ``best_change`` and ``last_change`` are of the validation perplexity.
+    """
+    p_hat = study.probe_lines()["p_hat"][0]
+    rows = {}
+    for curve in study.settings.curves:
+        run = study.curve(curve)
+        log_q = np.log(np.array(run.progress.probes))
+        _, almost, frequent = np.sqrt(np.mean(np.diff(log_q, axis=0) ** 2, axis=0))
+        perplexity = np.array([entry["perplexity"] for entry in run.history])
+        rows[f"{curve.loss}_{curve.learning_rate:g}"] = {
+            "lift": np.exp(log_q[-1, 0] - log_q[0, 0]),
+            "of_p_hat": np.exp(log_q[-1, 0]) / p_hat,
+            "almost_frequent": almost,
+            "frequent": frequent,
+            "best_change": perplexity.min() - perplexity[0],
+            "last_change": perplexity[-1] - perplexity[0],
+        }
+    return pd.DataFrame(rows).T
+
+
+def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
+    """Figures 1 and 2 from the :func:`curve_numbers` of each seed, as ``curves.….lift``.
+
+    Oscillation is cross-entropy's at 0.1 by that with discriminator, and ``share_of_gain`` what
+    cross-entropy at 0.1 gains in validation perplexity by what fine-tuning with discriminator does.
+    """
+    runs = {f"cross_entropy_{rate}": ("lift",) for rate in ("0.1", "0.01")}
+    runs["discriminator_0.1"] = ("of_p_hat",)
+    found = {
+        f"curves.{run}.{column}": over_seeds([seed.loc[run, column] for seed in seeds])
+        for run, columns in runs.items()
+        for column in columns
+    }
+    both = ["cross_entropy_0.1", "discriminator_0.1"]
+    quotient = {
+        column: over_seeds([np.divide(*seed.loc[both, column]) for seed in seeds])
+        for column in ("almost_frequent", "frequent", "best_change")
+    }
+    found["curves.cross_entropy_0.1.share_of_gain"] = quotient.pop("best_change")
+    return found | {f"curves.oscillation.{word}": value for word, value in quotient.items()}
+
+
+# Section 4
+
+
+def of_discriminator(study: CorpusStudy) -> dict[str, Estimate]:
+    """Best validation D − log 4 (nats), and the epoch that reached it."""
+    run = study.discriminator.progress
+    return {
+        f"{study.name}.discriminator.below_log4": Estimate.single(run.best - math.log(4)),
+        f"{study.name}.discriminator.best_epoch": Estimate.single(run.best_epoch),
+    }
+
+
+def of_finetuning(study: CorpusStudy) -> dict[str, Estimate]:
+    """Epoch by epoch, for each option of Table 2: what its own fine-tuning minimises.
+
+    ``smaller_change`` is the relative change of loss or perplexity to the best of the epochs,
+    whichever is the better: above 0 where both increase. ``first_epoch`` is the first epoch's share
+    of the decrease in perplexity, where there is any.
+    """
+    start = study.finetuned().history[0]
+    found = {f"initial.{name}": start[name] for name in ("loss", "reverse_kl")}
+    for option in study.options():
+        run = study.finetuned(option)
+        before, after = run.history[0], run.history[1:]
+        best = run.history[run.progress.best_epoch]
+        changes = [
+            min(epoch[name] for epoch in after) / before[name] - 1
+            for name in ("loss", "perplexity")
+        ]
+        gain = before["perplexity"] - best["perplexity"]
+        first = (before["perplexity"] - after[0]["perplexity"]) / gain if gain > 0 else math.nan
+        found |= {
+            f"{option}.loss": best["loss"],
+            f"{option}.reverse_kl": best["reverse_kl"],
+            f"{option}.loss_change": best["loss"] - before["loss"],
+            f"{option}.smaller_change": min(changes),
+            f"{option}.first_epoch": first,
+            f"{option}.finetuning_epochs": run.progress.best_epoch,
+        }
+    return {f"{study.name}.{name}": Estimate.single(value) for name, value in found.items()}
+
+
+def of_text(study: CorpusStudy) -> dict[str, Estimate]:
+    """Perplexities of an experiment and what fine-tuning changes, by stretches of the text.
+
+    ``name.model.split_ppl`` and ``name.after-before.split_ppl``: each option of Table 2 against the
+    initial model, and against the option that the paper takes.
+    """
+    models = {"initial": study.initial}
+    models |= {option: study.finetuned(option) for option in study.options()}
+    found = {}
+    for split in ("valid", "test"):
+        rows = {name: study.token_log_probs(model)[split] for name, model in models.items()}
+        values, resampled = perplexities_of_stretches(rows)
+        found |= _of_split(study.name, f"{split}_ppl", values, resampled)
+    return found
+
+
+def of_dynamic(study: CorpusStudy) -> dict[str, Estimate]:
+    """Perplexities under dynamic evaluation after fine-tuning, and ``dynamic_share``.
+
+    That is what dynamic evaluation leaves of fine-tuning's gain in log perplexity on the test text.
+    Nothing where the profile does not run it.
+    """
+    if study.settings.dynamic is None:
+        return {}
+    before, after = study.initial, study.finetuned()
+    tuned = study.dynamic(after)
+    static = study.perplexities(after)["test"] / study.perplexities(before)["test"]
+    dynamic = tuned["test"] / study.dynamic(before)["test"]
+    found = {f"finetuned_dynamic.{split}_ppl": tuned[split] for split in ("valid", "test")}
+    found["dynamic_share"] = math.log(dynamic) / math.log(static)
+    return {f"{study.name}.{name}": Estimate.single(value) for name, value in found.items()}
+
+
+def perplexities_of_stretches(log_q: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
+    """Perplexities by name, and ``(R,)`` of them each from stretches drawn with replacement.
+
+    ``log_q`` has ``(N,)`` log-probabilities of the same tokens under each name.
+    """
+    size = len(next(iter(log_q.values())))
+    edges = np.linspace(0, size, min(STRETCHES, size) + 1).astype(int)
+    sums = np.stack(
+        [np.add.reduceat(values.astype(np.float64), edges[:-1]) for values in log_q.values()]
+        + [np.diff(edges).astype(np.float64)],
+        axis=-1,
+    )
+    values, draws = (
+        np.exp(-totals[..., :-1] / totals[..., -1:])
+        for totals in (sums.sum(axis=0), resampled_sums(sums))
+    )
+    return dict(zip(log_q, values, strict=True)), dict(zip(log_q, draws.T, strict=True))
+
+
+def _of_split(prefix: str, what: str, values: dict, resampled: dict) -> dict[str, Estimate]:
+    def of(measure: Callable[[dict], float]) -> Estimate:
+        basis = "bootstrap over stretches of the text"
+        return Estimate(float(measure(values)), *interval(measure(resampled)), basis)
+
+    found = {f"{prefix}.{name}.{what}": of(lambda row, n=name: row[n]) for name in values}
+    options = [name for name in values if name != "initial"]
+    found |= {
+        f"{prefix}.{name}-initial.{what}": of(lambda row, n=name: row[n] - row["initial"])
+        for name in options
+    }
+    found |= {
+        f"{prefix}.{name}-{BEST}.{what}": of(lambda row, n=name: row[n] - row[BEST])
+        for name in options
+        if name != BEST
+    }
+    return found

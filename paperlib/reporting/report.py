@@ -1,0 +1,116 @@
+"""``report.html``: the verdicts, the tables and figures, and what they rest on, on one page.
+
+Nothing is fetched to show it: figures are in it, mathematics is MathML, and the cells that the
+ledger points to are in it as they were executed.
+"""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from paperlib import notebooks
+from paperlib.checkpoints import write_atomically
+from paperlib.reporting import cells, claims
+from paperlib.settings import Profile
+
+SIGNS = dict(zip(claims.VERDICTS, "✓◐✗–", strict=True))
+KINDS = dict(
+    zip(claims.VERDICTS, ("reproduced", "partly", "not-reproduced", "not-run"), strict=True)
+)
+
+RESULTS = {
+    "table1": "",
+    "table1_differences": "",
+    "chosen_word": "",
+    "discriminator_curves": "Discriminators of section 3",
+    "figure1": "Figure 1: fine-tuning curves of the perturbed model",
+    "figure1_summary": "",
+    "figure2": "Figure 2: probabilities of other words",
+    "proposition1": "Proposition 1",
+    "ptb_training": "Training on Penn Treebank",
+    "figure3": "Figure 3: discriminator training",
+    "table2": "",
+    "table3": "",
+    "dynamic_evaluation": "",
+    "readings": "",
+    "synthetic_language": "The synthetic language",
+    "learning_rates": "",
+}
+"""Tables, and figures with their captions, in the order of the page."""
+
+BEYOND = "09_beyond_the_paper"
+
+
+def write(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> Path:
+    """Write ``report.html`` from what lies in ``folder``, and return its path.
+
+    ``record`` is the provenance and ``entries`` the ledger; executed notebooks are read from
+    ``folder/notebooks``. Raises ``KeyError`` where the ledger points to a cell that is not there.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        profile=profile,
+        record=record,
+        entries=[{"cell": None, "reason": None} | entry for entry in entries],
+        counts=claims.count(entries),
+        signs=SIGNS,
+        kinds=KINDS,
+        measured=claims.measured,
+        significant=claims.significant,
+        results=_results(folder),
+        beyond=_beyond(folder),
+        evidence=_evidence(folder, entries),
+        highlighting=cells.CODE.get_style_defs(".code"),
+    )
+    path = folder / "report.html"
+    write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _results(folder: Path) -> list[dict]:
+    """Tables and figures of ``RESULTS`` that this profile makes."""
+    found = []
+    for name, caption in RESULTS.items():
+        table, image = folder / f"{name}.md", folder / f"{name}.png"
+        if caption and image.is_file():
+            found.append({"table": None, "image": cells.image(image), "caption": caption})
+        elif not caption and table.is_file():
+            text = cells.markdown(table.read_text(encoding="utf-8"))
+            found.append({"table": text, "image": None})
+    return found
+
+
+def _beyond(folder: Path) -> list[cells.Cell]:
+    """Questions, numbers and answers of the notebook beyond the paper, if it was run."""
+    path = folder / "notebooks" / f"{BEYOND}.ipynb"
+    if not path.is_file():
+        return []
+    left_out = ("title", "parameters", "imports", "trainings", "asserts")
+    return [
+        cells.rendered(BEYOND, name, cell)
+        for name, cell in cells.read(path).items()
+        if name not in left_out and "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+
+
+def _evidence(folder: Path, entries: list[dict]) -> list[cells.Cell]:
+    """The cells that the ledger points to, in the notebooks' order."""
+    wanted = {(entry["notebook"], entry["cell"]) for entry in entries if entry.get("cell")}
+    found = []
+    for notebook in notebooks.declared():
+        names = {name for other, name in wanted if other == notebook}
+        if names:
+            executed = cells.read(folder / "notebooks" / f"{notebook}.ipynb")
+            if missing := names - executed.keys():
+                raise KeyError(f"notebook {notebook} has no cell {missing.pop()!r}")
+            found += [
+                cells.rendered(notebook, name, cell)
+                for name, cell in executed.items()
+                if name in names
+            ]
+    return found
