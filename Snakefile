@@ -154,6 +154,6 @@ for position, notebook in enumerate(NOTEBOOKS):
         params:
             selection=(f"--seeds {SEEDS} " if SEEDS else "")
             + (f"--experiments {EXPERIMENTS}" if EXPERIMENTS else ""),
-        priority: 100 - 10 * position  # in their order
+        priority: 81 if notebook.long else 100 - 10 * position  # in their order
         shell:
             job("notebook {rule} --profile {PROFILE} {params.selection}", "Notebook {rule}")

@@ -113,7 +113,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         rows[name] = {
             "what": f"{name} ({', '.join(part for part in (shape, precision) if part)})",
             "ours": f"{case['median_s'].iloc[0]:.3g} s",
-            "instead of": usual["way"].removesuffix(", float32"),
+            "instead of": usual["way"],
             "times faster": f"{usual['times_ours']:.1f}",
             "times less memory": f"{usual['times_our_memory']:.1f}",
         }
@@ -134,7 +134,7 @@ def draw(table: pd.DataFrame) -> Figure:
         panel.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
         panel.axvline(1, color="black", linewidth=1)
         panel.set_xscale("log")
-        panel.margins(x=0.15)
+        panel.margins(x=0.15, y=0.01)
         panel.set_xlabel(f"{title}, as a multiple of ours")
     panels[0].set_yticks(range(len(others)), labels, fontsize=6)
     panels[0].invert_yaxis()

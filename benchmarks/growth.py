@@ -97,7 +97,7 @@ def draw(points: pd.DataFrame, fitted: pd.DataFrame) -> Figure:
     axes_of = {"words": "vocabulary (words)", "tokens": "tokens or sentences", "experts": "experts"}
     points = points.assign(axis=points["axis"].replace("sentences", "tokens"))
     fitted = fitted.assign(axis=fitted["axis"].replace("sentences", "tokens"))
-    figure, grid = plt.subplots(2, 3, figsize=(12, 7), sharex="col", layout="constrained")
+    figure, grid = plt.subplots(2, 3, figsize=(13, 9.5), sharex="col", layout="constrained")
     colours = dict(zip(AXES, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(AXES))), strict=True))
     markers = dict(zip(AXES, "osD^v", strict=True))
     for column, (axis, title) in enumerate(axes_of.items()):
@@ -118,6 +118,13 @@ def draw(points: pd.DataFrame, fitted: pd.DataFrame) -> Figure:
             lowest = here[measure_].min()
             panel.loglog(sizes, lowest * sizes / sizes[0], "k:", label="slope 1")
             panel.set_ylabel("time of a step (s)" if row == 0 else f"peak memory ({unit})")
-            panel.legend(fontsize=7, title="fitted slope", title_fontsize=7)
+            panel.legend(
+                fontsize=7,
+                title="fitted slope",
+                title_fontsize=7,
+                ncols=2,
+                loc="lower center",
+                bbox_to_anchor=(0.5, 1.0),
+            )
         grid[1, column].set_xlabel(title)
     return figure

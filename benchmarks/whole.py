@@ -36,6 +36,7 @@ def draw(table: pd.DataFrame, profile: str) -> Figure:
     axes.set_yticks(range(len(table)), table["part"], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("seconds on one core")
-    axes.set_title(f"Profile {profile}: {table['seconds'].sum() / 60:.1f} minutes in all")
+    axes.set_title(f"Profile {profile}: {table['seconds'].sum() / 60:.1f} minutes of one core")
+    axes.margins(y=0.01)
     axes.legend()
     return figure

@@ -201,7 +201,10 @@ class BeyondStudy(SyntheticStudy):
             *self.repair_variants(),
         )
         for variant in dict.fromkeys(variants):
-            yield f"{variant.of}: {variant.title}, rate {self.rate(variant):g}", self.tuned(variant)
+            title = f"{variant.of}: {variant.title}, rate {self.rate(variant):g}"
+            if (discriminator := self.p_hat_discriminator(variant)) is not None:
+                yield f"discriminator of {title}", discriminator
+            yield title, self.tuned(variant)
 
     # Parts
 

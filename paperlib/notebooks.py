@@ -41,6 +41,7 @@ class Notebook:
     name: str
     trained: Literal["none", "first", "all"] = "none"
     beyond: bool = False
+    long: bool = False
     experiments: tuple[str, ...] = ()
     may_read: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from paperlib.frequency_bins import change_by_bin, interval_of_mean, rank_bins
+from paperlib.estimates import interval_of_mean
+from paperlib.frequency_bins import change_by_bin, rank_bins
 
 
 @pytest.mark.parametrize(

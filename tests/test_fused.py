@@ -65,6 +65,7 @@ CHUNKS += [(100, 8 * 100), (1, 8 * 3 * K * V)]
 @pytest.mark.parametrize("kind", FUNCTIONS)
 def test_chunks_kept_or_computed_again_change_nothing(kind, chunk, keep, monkeypatch):
     monkeypatch.setattr(fused, "CHUNK", chunk)
+    monkeypatch.setattr(fused, "LEAST", 1)
     monkeypatch.setattr(fused, "KEEP", keep)
     parts, last = arguments(kind)
     upstream = torch.randn(ROWS, generator=generator(2), dtype=torch.float64)
@@ -200,6 +201,7 @@ def test_tails_of_the_softmax_are_exact(dtype):
 def test_the_branch_for_tiny_sums_is_the_plain_one_where_both_hold(monkeypatch):
     """One word below the threshold sends all of its chunk through log space."""
     monkeypatch.setattr(fused, "CHUNK", 1 << 20)
+    monkeypatch.setattr(fused, "LEAST", 1)
     parts, log_q0 = arguments("sigmoid")
     latents, log_pi, embedding, bias = parts
     log_q0[:, 0] = -torch.inf  # the word itself is not in the sum
@@ -238,6 +240,7 @@ def allocated(kind, keep, monkeypatch, with_gradient=True):
     """Largest tensor and peak of value and gradient, over all logits; a chunk is 1/32 of them."""
     rows, experts, words = 32, 24, 500
     monkeypatch.setattr(fused, "CHUNK", experts * words)
+    monkeypatch.setattr(fused, "LEAST", 1)
     monkeypatch.setattr(fused, "KEEP", keep)
     parts, last = arguments(kind, rows * experts if kind == "softmax" else rows, experts, words)
     inputs = differentiable(parts)
@@ -266,6 +269,7 @@ READINGS = [(name, False) for name in ("log_q", "log_r", *OF_TARGET)]
 def test_no_reading_of_a_mixture_holds_all_logits(reading, with_gradient, monkeypatch):
     experts, words = 24, 500
     monkeypatch.setattr(fused, "CHUNK", experts * words)
+    monkeypatch.setattr(fused, "LEAST", 1)
     monkeypatch.setattr(fused, "KEEP", 0)
     network = Network(head="mos", embedding=E, hidden=(6,), experts=(experts,))
     model = AWDLSTM(words, network, generator())
@@ -286,3 +290,16 @@ def test_nothing_is_kept_without_gradients(kind, monkeypatch):
     largest, peak = allocated(kind, LARGE, monkeypatch, with_gradient=False)
     assert largest < 0.05
     assert peak < 0.25
+
+
+def test_chunks_cover_all_rows_and_are_neither_too_small_nor_too_large(monkeypatch):
+    monkeypatch.setattr(fused, "CHUNK", 10_000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    device = torch.device("cpu")
+    for rows, words, experts in ((1000, 20, 1), (1000, 20, 5), (1000, 5000, 1), (1000, 5000, 5)):
+        parts = list(fused._chunks(rows, words, device, experts))
+        covered = [row for part in parts for row in range(part.start, part.stop)]
+        assert covered == list(range(rows))
+        latents = (parts[0].stop - parts[0].start) * experts
+        assert latents >= fused.LEAST
+        assert latents * words <= max(10_000, (fused.LEAST + experts) * words)

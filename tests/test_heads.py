@@ -113,6 +113,7 @@ CHUNKS = [(1 << 20, 1 << 25), (1 << 20, 0), (220, 1 << 25), (220, 0), (1, 0)]
 @pytest.mark.parametrize("head", NETWORKS)
 def test_values_and_gradients_are_those_of_the_formulas(head, reading, chunk, keep, monkeypatch):
     monkeypatch.setattr(fused, "CHUNK", chunk)
+    monkeypatch.setattr(fused, "LEAST", 1)
     monkeypatch.setattr(fused, "KEEP", keep)
     model, encoded, target, log_q0 = case(head)
     experts = experts_by_the_formulas(model, encoded)

@@ -15,6 +15,7 @@ from paperlib.losses import (
     finetuning_loss,
     log_p_hat,
     log_t,
+    nce_loss,
     sigmoid_discriminator_loss,
 )
 
@@ -62,6 +63,26 @@ def test_the_optimal_discriminator_is_equation_7_and_returns_p():
     (log_p.exp() * (d_q + d_p)).sum().backward()
     torch.testing.assert_close(odds.grad, torch.zeros_like(odds), atol=1e-14, rtol=0)
     torch.testing.assert_close(log_p_hat(log_q0, odds.detach()), log_p)
+
+
+def test_noise_contrastive_estimation_is_its_definition_and_eq_6_in_other_words():
+    log_q0, odds, target = random_case(4)
+    scores = (log_q0 - odds).requires_grad_()
+    q0, model = np.exp(log_q0.numpy()), np.exp(scores.detach().numpy())
+    is_data = model / (model + q0)
+    at_target = np.take_along_axis(is_data, target.numpy()[..., None], -1)[..., 0]
+    expected = -np.log(at_target) - (q0 * np.log(q0 / (model + q0))).sum(-1)
+    loss = nce_loss(scores, log_q0, target)
+    np.testing.assert_allclose(loss.detach().numpy(), expected, rtol=1e-12)
+
+    sigmoid = torch.nn.functional.logsigmoid
+    logits = odds.requires_grad_()
+    eq_6 = sum(discriminator_loss(log_q0, sigmoid(logits), sigmoid(-logits), target))
+    torch.testing.assert_close(loss, eq_6, rtol=1e-12, atol=1e-12)
+    by_scores, by_logits = (
+        torch.autograd.grad(value.sum(), by)[0] for value, by in ((loss, scores), (eq_6, logits))
+    )
+    torch.testing.assert_close(by_scores, -by_logits, rtol=1e-9, atol=1e-12)
 
 
 def test_discriminator_loss_gradients_by_finite_differences():

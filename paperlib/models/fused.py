@@ -19,14 +19,17 @@ from paperlib import hardware
 CHUNK = 1 << 21
 """Logits that a thread works on at once: few enough for a CPU's cache, enough for fast products."""
 
+LEAST = 128
+"""Rows of latents that a chunk has at least: with each, all of W passes through the cache."""
+
 KEEP = 1 << 28
 """Bytes of intermediate results that are kept for the gradient."""
 
 
-def _chunks(rows: int, entries: int, device: torch.device) -> Iterator[slice]:
+def _chunks(rows: int, words: int, device: torch.device, experts: int = 1) -> Iterator[slice]:
     # Threads share a chunk; a GPU needs more work at once than a CPU's cache holds.
     shares = 32 if device.type == "cuda" else torch.get_num_threads()
-    size = max(1, CHUNK * shares // entries)
+    size = max(CHUNK * shares // (experts * words), -(-LEAST // experts))
     for start in range(0, rows, size):
         yield slice(start, min(rows, start + size))
 
@@ -129,7 +132,7 @@ def mixture_log_softmax(latents: Tensor, log_pi: Tensor, embedding: Tensor, bias
     ``latents`` ``(N, K, E)``, ``log_pi`` ``(N, K)``.
     """
     log_q = []
-    for part in _chunks(len(log_pi), log_pi.shape[1] * len(bias), latents.device):
+    for part in _chunks(len(log_pi), len(bias), latents.device, log_pi.shape[1]):
         largest, exponentials, total = _exponentials(_logits(latents[part], embedding, bias))
         q = _weighted_sum(log_pi[part].exp() / total, exponentials)
         if q.min() > 1e-30:
@@ -146,10 +149,10 @@ class _SigmoidMixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx, latents, log_pi, embedding, bias, log_q0, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, log_pi, embedding, bias, log_q0)
-        ctx.entries = log_pi.shape[1] * len(bias)
-        keep = _kept_rows(ctx, ctx.entries, latents, with_gradient)
+        entries = log_pi.shape[1] * len(bias)
+        keep = _kept_rows(ctx, entries, latents, with_gradient)
         ctx.kept, values = {}, []
-        for part in _chunks(len(log_q0), ctx.entries, latents.device):
+        for part in _chunks(len(log_q0), len(bias), latents.device, log_pi.shape[1]):
             value, *gradients = _expectation(
                 latents[part], log_pi[part], embedding, bias, log_q0[part], part.stop <= keep
             )
@@ -165,7 +168,7 @@ class _SigmoidMixture(torch.autograd.Function):
         latents, log_pi, embedding, bias, log_q0 = ctx.saved_tensors
         grad_latents, grad_log_pi = torch.empty_like(latents), torch.empty_like(log_pi)
         grad_output = latents.new_zeros(len(bias), latents.shape[2] + 1)
-        for part in _chunks(len(log_q0), ctx.entries, latents.device):
+        for part in _chunks(len(log_q0), len(bias), latents.device, log_pi.shape[1]):
             if part.start in ctx.kept:
                 of_logits, factor, of_log_pi = ctx.kept.pop(part.start)
             else:

@@ -80,6 +80,8 @@ class Claim(Settings):
         """The rule as a reader sees it."""
         paper = None if self.paper is None else f"{self.paper:g}"
         inner, outer = self.bands()
+        if self.rule == "near" and self.tolerance <= 1e-9:
+            return f"exactly {paper}"
         also = "" if inner == outer else f"; partly: within {outer[0]:.4g} … {outer[1]:.4g}"
         return {
             "near": f"within {self.tolerance or 0:g} of {paper}{also}",
@@ -168,7 +170,7 @@ def for_people(entries: list[dict]) -> pd.DataFrame:
         {
             "Place": entry["place"],
             "The paper says": entry["says"],
-            "Paper": "" if entry["paper"] is None else f"{entry['paper']:g}",
+            "Paper": "" if entry["paper"] is None else significant(entry["paper"]),
             "Ours": measured(entry),
             "Verdict": entry["verdict"],
             "Shown in": f"{entry['notebook']}, cell {entry['cell']}" if "cell" in entry else "",
@@ -187,7 +189,6 @@ def measured(entry: dict) -> str:
 
 
 def significant(value: float) -> str:
-    """Four significant digits, as in *82.36*, *0.0001234* and *3.1e-16*."""
-    if value == 0 or 1e-4 <= abs(value) < 1e5:
-        return f"{value:.4g}"
-    return f"{value:.1e}"
+    """Four significant digits, as in *82.36*, *−0.1234* and *3.1e-16*."""
+    plain = value == 0 or 1e-4 <= abs(value) < 1e5
+    return f"{value:.4g}".replace("-", "−") if plain else f"{value:.1e}"

@@ -7,6 +7,9 @@ from paperlib.reporting import paper
 
 NOT_RUN = "not run in this profile"
 
+NO_CHANGE = 1e-4
+"""Relative change that the paper's perplexities, of two decimals, would round to nothing."""
+
 TABLE2_NAMES = {
     "initial": "Initial model",
     "discriminator": "Without dropout, with discriminator",
@@ -35,14 +38,14 @@ def outcome(history: list[dict]) -> str:
     """What fine-tuning did on the validation set, from the start to the best of its epochs.
 
     ``history`` has the total loss and the perplexity of each epoch, the first before training.
-    *No change* is one within a millionth.
+    *No change* is one within ``NO_CHANGE``.
     """
     before, after = history[0], history[1:]
     names = ("loss", "perplexity")
     change = {name: min(e[name] for e in after) / before[name] - 1 for name in names}
-    if all(abs(value) < 1e-6 for value in change.values()):
+    if all(abs(value) < NO_CHANGE for value in change.values()):
         return "no change"
-    worse = [name for name in names if change[name] > -1e-6]
+    worse = [name for name in names if change[name] > -NO_CHANGE]
     if len(worse) == 2:
         return "both increase"
     return f"{worse[0]} increases" if worse else "both decrease"

@@ -60,10 +60,11 @@ def load_measures(folder: Path) -> dict[str, dict]:
     return found
 
 
-def synthetic_at_paper_size(own: Synthetic) -> bool:
-    """Whether language, sentences and network of section 3 are the paper's."""
+def synthetic_at_paper_size(
+    own: Synthetic, parts: Sequence[str] = ("language", "sentences", "model")
+) -> bool:
+    """Whether language, sentences and network of section 3, or these ``parts``, are the paper's."""
     paper = load("paper").synthetic
-    parts = ("language", "sentences", "model")
     return all(getattr(own, part) == getattr(paper, part) for part in parts)
 
 
@@ -99,7 +100,7 @@ def of_table1(seeds: Sequence[dict], resampled: dict) -> dict[str, Estimate]:
         for model in seeds[0]
         for column in columns
     }
-    steps = (*TABLE1_STEPS, ("true", "initial"), ("true", "perturbed"))
+    steps = (*TABLE1_STEPS, *(("true", model) for model in ("initial", "initial_ftd", "perturbed")))
     found |= {
         f"{after}-{before}.{column}": of(
             lambda rows, a=after, b=before, c=column: rows[a][c] - rows[b][c]

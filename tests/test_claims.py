@@ -1,0 +1,154 @@
+"""The ledger: what is declared, what the rules decide, and that nothing in it is typed."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import CHECKOUT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paperlib import notebooks
+from paperlib.reporting import claims, paper
+from paperlib.reporting.claims import NOT_REPRODUCED, NOT_RUN, PARTLY, REPRODUCED, Claim
+from paperlib.reporting.measures import load_measures
+from paperlib.settings import SettingsError
+
+DECLARED = claims.declared()
+NEEDS = {"near": {"tolerance": 0.1}, "above": {"limit": 0.0}, "below": {"limit": 0.0}}
+
+
+def claim(rule, **fields):
+    """A claim with this rule."""
+    defaults = {"place": "here", "says": "so", "rule": rule} | NEEDS.get(rule, {})
+    return Claim(**defaults | fields)
+
+
+def verdict(rule, value, low, high, **fields):
+    """What the rule decides."""
+    return claim(rule, **fields).verdict(value, low, high)
+
+
+def test_rules_look_at_the_interval_and_not_at_the_value():
+    assert verdict("sign", -0.4, -0.5, -0.3, paper=-0.38) == REPRODUCED
+    assert verdict("sign", -0.4, -0.9, 0.1, paper=-0.38) == PARTLY
+    assert verdict("sign", 0.2, 0.1, 0.3, paper=-0.38) == NOT_REPRODUCED
+    assert verdict("size", -0.3, -0.4, -0.2, paper=-0.38) == REPRODUCED
+    assert verdict("size", -0.3, -0.5, -0.1, paper=-0.38) == PARTLY
+    assert verdict("size", -0.1, -0.12, -0.08, paper=-0.38) == PARTLY
+    assert verdict("near", 1.0, 0.95, 1.05, paper=1.0) == REPRODUCED
+    assert verdict("near", 1.2, 1.15, 1.25, paper=1.0) == PARTLY
+    assert verdict("near", 1.5, 1.4, 1.6, paper=1.0) == NOT_REPRODUCED
+    assert verdict("above", 2.0, 1.0, 3.0, limit=0.5) == REPRODUCED
+    assert verdict("above", 2.0, 0.0, 3.0, limit=0.5) == PARTLY
+    assert verdict("below", 2.0, 1.0, 3.0, limit=0.5) == NOT_REPRODUCED
+    assert verdict("below", 2.0, 1.0, 3.0, limit=0.5, partly=1.5) == PARTLY
+    assert verdict("covers", 76.0, 72.0, 80.0, paper=78.14) == REPRODUCED
+    assert verdict("covers", 76.0, 75.0, 77.0, paper=77.5) == PARTLY
+    assert verdict("covers", 76.0, 75.0, 77.0, paper=79.0) == NOT_REPRODUCED
+
+
+@pytest.mark.parametrize("rule", ["sign", "size"])
+def test_no_change_has_no_sign(rule):
+    assert verdict(rule, 0.0, 0.0, 0.0, paper=-0.15) == NOT_REPRODUCED
+    assert verdict(rule, -0.001, -0.002, -0.0005, paper=-0.15, least=0.005) == NOT_REPRODUCED
+
+
+@given(
+    rule=st.sampled_from(["near", "size", "sign", "above", "below"]),
+    paper_value=st.floats(0.01, 100),
+    negative=st.booleans(),
+    value=st.floats(-200, 200),
+    widths=st.tuples(st.floats(0, 50), st.floats(0, 50)).map(sorted),
+)
+def test_a_wider_interval_is_never_more_certain(rule, paper_value, negative, value, widths):
+    one = claim(rule, paper=-paper_value if negative else paper_value)
+    narrow, wide = (one.verdict(value, value - width, value + width) for width in widths)
+    assert narrow == PARTLY or wide in (narrow, PARTLY)
+    inner, outer = one.bands()
+    assert outer[0] <= inner[0] <= inner[1] <= outer[1]
+
+
+def test_every_claim_points_to_a_cell_and_a_table_there_is():
+    table = notebooks.declared()
+    for name, one in DECLARED.items():
+        if one.cell is None:
+            assert one.measure is None, name
+            continue
+        notebook, cell = one.cell.split("#")
+        found = notebooks.find(notebook)
+        assert f"measures_{notebook}" in table[found.name].tables, name
+        cells = json.loads(found.source.read_text(encoding="utf-8"))["cells"]
+        assert cell in {entry["id"] for entry in cells}, name
+
+
+def test_every_row_of_the_papers_tables_is_there():
+    values = {one.paper for one in DECLARED.values()}
+    for row in paper.TABLE1.values():
+        assert {row["test_ppl"], row["ratio"]} <= values
+    for row in paper.TABLE2.values():
+        assert {value for value in row.values() if not isinstance(value, str)} <= values
+    for name, row in paper.TABLE3.items():
+        if "original" not in name:
+            assert {value for pair in row.values() for value in pair if value} <= values, name
+    decades = {round(math.log10(value)) for value in paper.CHOSEN_WORD.values()}
+    assert decades <= values
+    assert set(paper.SHARES.values()) <= values
+
+
+def test_numbers_of_the_claims_are_those_of_the_paper():
+    for one in DECLARED.values():
+        if not one.measure:
+            continue
+        model, _, column = one.measure.rpartition(".")
+        after, _, before = model.partition("-")
+        rows = paper.TABLE1
+        if after in rows and column in rows[after] and one.rule != "below":
+            theirs = rows[after][column] - (rows[before][column] if before else 0)
+            assert one.paper == pytest.approx(theirs), one.measure
+
+
+def test_a_claim_that_is_not_measured_is_not_run():
+    one = claim("near", paper=1.0, measure="m", cell="03#table1", paper_size=True)
+    row = {"value": 1.0, "low": 0.99, "high": 1.01, "basis": "b", "paper_size": False}
+    entries = [
+        claims.ledger({"c": one}, measures)[0]
+        for measures in ({}, {"m": row | {"value": np.nan}}, {"m": row})
+    ]
+    assert [entry["verdict"] for entry in entries] == [NOT_RUN] * 3
+    assert all(entry["reason"] and "value" not in entry for entry in entries)
+    (entry,) = claims.ledger({"c": one}, {"m": row | {"paper_size": True}})
+    assert entry["verdict"] == REPRODUCED
+    assert (entry["notebook"], entry["cell"]) == ("03_table_1", "table1")
+    assert claims.measured(entry) == "1 (0.99 to 1.01)"
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ('name = "a", says = "x", measure = "m"', "cell that shows it"),
+        ('name = "a", says = "x", limt = 2', "a.limt"),
+        ('name = "a", says = "x"', "needs paper"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_sentence(tmp_path, entry, says):
+    paper_number = "" if "needs" in says else "paper = 1.0\n"
+    text = f'[[groups]]\nplace = "p"\nrule = "sign"\n{paper_number}claims = [{{ {entry} }}]\n'
+    (tmp_path / "claims.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=says) as raised:
+        claims.declared(tmp_path / "claims.toml")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_committed_ledgers_follow_from_the_committed_measures(profile):
+    folder = CHECKOUT / "figures" / profile
+    if not (folder / "claims.json").is_file():
+        pytest.skip(f"no ledger is committed for {profile}")
+    record = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    expected = claims.ledger(DECLARED, load_measures(folder))
+    compared = ("claim", "paper", "value", "low", "high", "verdict", "notebook", "cell")
+    for one, other in zip(record["claims"], expected, strict=True):
+        assert [one.get(key) for key in compared] == [other.get(key) for key in compared]
+    assert record["verdicts"] == claims.count(record["claims"])

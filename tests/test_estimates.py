@@ -1,0 +1,104 @@
+"""Intervals: against known statistics, and what they are over."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from paperlib import estimates
+from paperlib.evaluation import (
+    FrequencyClasses,
+    perplexity,
+    table1_from_sums,
+    table1_row,
+    table1_sums,
+)
+
+
+def test_interval_over_seeds_is_students():
+    values = [1.0, 2.0, 4.0, 5.5]
+    found = estimates.over_seeds(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(np.mean(values))
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+    assert found.basis == "t interval over 4 seeds"
+
+
+def test_a_single_value_has_no_interval_and_says_so():
+    for found in (estimates.over_seeds([3.0]), estimates.of_one_more([3.0], "languages")):
+        assert (found.value, found.low, found.high) == (3.0, 3.0, 3.0)
+        assert found.basis == estimates.ONE_RUN
+
+
+def test_interval_for_one_more_covers_one_more():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        *known, one_more = rng.normal(size=7)
+        found = estimates.of_one_more(known, "draws")
+        hits += found.low <= one_more <= found.high
+    assert hits / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_seeds_are_paired_and_a_single_one_is_resampled():
+    def difference(row):
+        return row["after"] - row["before"]
+
+    shifts = (0.0, 10.0, -30.0)
+    seeds = [{"before": shift, "after": shift + 1 + 0.01 * shift} for shift in shifts]
+    resampled = {"before": np.zeros(1000), "after": np.linspace(0, 2, 1000)}
+    several = estimates.estimate(difference, seeds, resampled, "test sentences")
+    assert several.high - several.low < 2  # unpaired, it would be tens
+    single = estimates.estimate(difference, seeds[:1], resampled, "test sentences")
+    assert single.value == 1
+    assert (single.low, single.high) == pytest.approx((0.05, 1.95), abs=1e-9)
+    assert single.basis == "bootstrap over test sentences"
+
+
+def test_bootstrap_agrees_with_the_standard_error_of_a_mean():
+    values = np.random.default_rng(1).normal(5, 2, size=4000)
+    mean, low, high = estimates.interval_of_mean(values, 2000, 0)
+    error = stats.sem(values)
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=error / 5)
+
+
+@given(n=st.integers(2, 30), resamples=st.integers(1, 600))
+def test_resamples_have_as_many_units_and_are_paired(n, resamples):
+    sums = np.stack([np.ones(n), np.arange(n, dtype=float)], axis=-1)
+    drawn = estimates.resampled_sums(sums, resamples)
+    assert drawn.shape == (resamples, 2)
+    assert (drawn[:, 0] == n).all()
+    assert np.array_equal(drawn[:, 1], estimates.resampled_sums(sums[:, 1:], resamples)[:, 0])
+
+
+def sentences(n, seed=0):
+    """Word ids, classes, and log-probabilities of a model and of the truth."""
+    rng = np.random.default_rng(seed)
+    ids = np.minimum(rng.geometric(0.2, size=(n, 5)) - 1, 11)
+    classes = FrequencyClasses.of(ids, 12, frequent=3, almost_frequent=4)
+    log_q, log_p = -rng.gamma(2, size=(n, 5)), -rng.gamma(2, size=(n, 5))
+    return log_q, log_p, ids, classes
+
+
+def test_row_of_table_1_is_what_its_columns_say():
+    log_q, log_p, ids, classes = sentences(40)
+    row = table1_row(log_q, log_p, ids, classes, chosen=4)
+    frequent = np.isin(ids, classes.frequent)
+    assert row["test_ppl"] == pytest.approx(perplexity(log_q))
+    assert row["ratio"] == pytest.approx(perplexity(log_q[~frequent]) / perplexity(log_q[frequent]))
+    assert row["diff_mean"] == pytest.approx((log_q - log_p).mean())
+    assert row["diff_std"] == pytest.approx((log_q - log_p).std())
+    assert row["other_ppl"] == pytest.approx(perplexity(log_q[ids != 4]))
+    assert row["rare_other_ppl"] == pytest.approx(perplexity(log_q[(ids != 4) & ~frequent]))
+
+
+def test_resampled_table_1_is_that_of_the_sentences_drawn():
+    log_q, log_p, ids, classes = sentences(30)
+    sums = table1_sums(log_q, log_p, ids, classes, 4)
+    drawn = table1_from_sums(estimates.resampled_sums(sums, resamples=1, seed=3))
+    (weights,) = estimates.bootstrap_weights(30, 1, 3)
+    some = np.repeat(np.arange(30), weights[0])
+    expected = table1_row(log_q[some], log_p[some], ids[some], classes, 4)
+    assert {name: float(value[0]) for name, value in drawn.items()} == pytest.approx(expected)

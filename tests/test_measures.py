@@ -1,0 +1,108 @@
+"""Measures for the ledger: names, values and intervals, against small cases."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from paperlib.estimates import Estimate
+from paperlib.reporting import measures, paper
+from paperlib.reporting.claims import declared, ledger
+from paperlib.settings import load
+
+
+def rows(shift=0.0):
+    """Table 1 as the paper has it, in the form that a seed gives it."""
+    filled = {"diff_mean": 0.0, "diff_std": 0.0, "other_ppl": 80.0, "rare_other_ppl": 700.0}
+    return {
+        model: {name: value + shift for name, value in (filled | row).items()}
+        for model, row in paper.TABLE1.items()
+    }
+
+
+def resampled():
+    """The same as arrays over resamples."""
+    draws = np.linspace(-1, 1, 201)
+    return {
+        model: {name: value + draws for name, value in row.items()} for model, row in rows().items()
+    }
+
+
+def test_the_papers_own_table_reproduces_every_claim_about_it():
+    found = measures.of_table1([rows(), rows(1.0)], resampled())
+    table = {name: e.__dict__ | {"paper_size": True} for name, e in found.items()}
+    about = {
+        name: claim
+        for name, claim in declared().items()
+        if claim.measure in found and claim.rule in ("size", "near") and "-" in claim.measure
+    }
+    assert len(about) > 15
+    assert {entry["verdict"] for entry in ledger(about, table)} == {"reproduced"}
+    assert found["order.smallest_gap"].value == pytest.approx(0.01)
+
+
+def test_differences_are_paired_in_the_bootstrap():
+    found = measures.of_table1([rows()], resampled())
+    change = found["perturbed_ftd-perturbed.test_ppl"]
+    assert (change.low, change.high) == pytest.approx((-0.38, -0.38))
+    level = found["perturbed.test_ppl"]
+    assert (level.low, level.high) == pytest.approx((86.01 - 0.95, 86.01 + 0.95))
+
+
+def test_probabilities_are_decades_of_their_mean():
+    by_sentence = {"q0": np.array([1e-8, 3e-8]), "p": np.array([1e-3, 1e-3])}
+    found = measures.of_probabilities([by_sentence])
+    assert found["chosen.q0"].value == pytest.approx(math.log10(2e-8))
+    assert found["chosen.q0"].low == pytest.approx(-8)
+    assert found["chosen.p"].value == pytest.approx(-3)
+
+
+def test_perplexities_of_stretches():
+    rng = np.random.default_rng(0)
+    log_q = {"a": -rng.gamma(2, size=2003).astype(np.float32)}
+    log_q["b"] = log_q["a"] - np.float32(0.1)
+    values, draws = measures.perplexities_of_stretches(log_q)
+    expected = np.exp(-np.mean(log_q["a"], dtype=np.float64))
+    assert values["a"] == pytest.approx(expected)
+    assert np.allclose(draws["b"] / draws["a"], math.exp(0.1), rtol=1e-5)  # paired
+    error = np.std(log_q["a"]) / 2003**0.5
+    assert np.log(draws["a"]).std() == pytest.approx(error, rel=0.3)
+
+
+def test_measures_are_found_again(tmp_path):
+    estimate = Estimate(1.23456789, 1.0, 2.0, "t interval over 3 seeds")
+    measures.save_measures(tmp_path, "03", {"a.b": estimate}, paper_size=True)
+    (name, row), *others = measures.load_measures(tmp_path).items()
+    assert (name, others) == ("a.b", [])
+    assert row == estimate.__dict__ | {"paper_size": True, "notebook": "03"}
+
+    measures.save_measures(tmp_path, "04", {"a.b": estimate}, paper_size=True)
+    with pytest.raises(ValueError, match=r"'a\.b' is in two tables"):
+        measures.load_measures(tmp_path)
+
+
+def test_what_has_the_papers_size():
+    paper_profile, quick = load("paper"), load("quick")
+    assert measures.synthetic_at_paper_size(paper_profile.synthetic)
+    assert measures.synthetic_at_paper_size(load("overnight").synthetic)
+    assert not measures.synthetic_at_paper_size(quick.synthetic)
+    assert measures.synthetic_at_paper_size(quick.synthetic, ["language"])
+    assert measures.experiments_at_paper_size(paper_profile.corpora)
+    assert not measures.experiments_at_paper_size(load("medium").corpora)  # few epochs
+    assert not measures.experiments_at_paper_size(quick.corpora)
+
+
+def test_curves_are_compared_by_quotients():
+    columns = ["lift", "of_p_hat", "almost_frequent", "frequent", "best_change"]
+    seed = pd.DataFrame(
+        [[4, 0.8, 0.01, 0.02, -0.2], [10, 2, 0.2, 0.3, -0.1], [1.2, 0.3, 0.02, 0.03, 0.0]],
+        index=["discriminator_0.1", "cross_entropy_0.1", "cross_entropy_0.01"],
+        columns=columns,
+    )
+    found = {name: e.value for name, e in measures.of_curves([seed]).items()}
+    assert found["curves.oscillation.frequent"] == pytest.approx(15)
+    assert found["curves.oscillation.almost_frequent"] == pytest.approx(20)
+    assert found["curves.cross_entropy_0.1.share_of_gain"] == pytest.approx(0.5)
+    assert found["curves.cross_entropy_0.01.lift"] == 1.2
+    assert found["curves.discriminator_0.1.of_p_hat"] == 0.8

@@ -1,0 +1,116 @@
+"""The report page: it stands alone, its links lead somewhere, and mathematics is MathML."""
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import pytest
+from conftest import CHECKOUT
+
+from paperlib.reporting import cells, claims, report
+from paperlib.reporting.measures import load_measures
+from paperlib.settings import load
+
+FOLDER = CHECKOUT / "figures/quick"
+
+
+class Page(HTMLParser):
+    """What a page refers to, and what it can be referred to by."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.images, self.tags = [], [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.add(tag)
+        self.ids += [given["id"]] if "id" in given else []
+        if tag == "img":
+            self.images.append(given)
+        for name in ("href", "src", "srcset", "data", "action"):
+            if name in given:
+                self.links.append(given[name])
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of the committed results, made anew."""
+    folder = tmp_path_factory.mktemp("report") / "quick"
+    folder.symlink_to(FOLDER)
+    copy = tmp_path_factory.mktemp("made")
+    for path in FOLDER.iterdir():
+        if path.name != "report.html":
+            (copy / path.name).symlink_to(path)
+    entries = claims.ledger(claims.declared(), load_measures(FOLDER))
+    record = json.loads((FOLDER / "provenance.json").read_text(encoding="utf-8"))
+    path = report.write(copy, load("quick"), record, entries)
+    return path.read_text(encoding="utf-8")
+
+
+def test_nothing_is_fetched(page):
+    links = Page(page).links
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert "<script" not in page
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_every_link_leads_to_something_on_the_page(page):
+    found = Page(page)
+    targets = {link.removeprefix("#") for link in found.links if link.startswith("#")}
+    assert targets <= set(found.ids)
+    assert len([name for name in found.ids if name.startswith("claim-")]) == len(claims.declared())
+
+
+def test_every_image_is_whole_and_says_what_it_is(page):
+    images = Page(page).images
+    assert len(images) >= 8
+    for image in images:
+        assert image["alt"]
+        content = base64.b64decode(image["src"].split(",")[1], validate=True)
+        assert content.startswith(b"\x89PNG")
+        assert content.rstrip().endswith(b"IEND\xaeB`\x82")
+
+
+def test_measured_claims_are_linked_to_their_cell(page):
+    for entry in claims.ledger(claims.declared(), load_measures(FOLDER)):
+        if "cell" in entry:
+            assert f'href="#{entry["notebook"]}-{entry["cell"]}"' in page
+
+
+def test_no_mathematics_is_left_in_latex(page):
+    assert "math" in Page(page).tags
+    assert "\\frac" not in page.replace(r"\\frac", "")
+    assert "$$" not in page
+
+
+def test_mathematics_of_markdown():
+    text = cells.markdown(r"Let $p < q$ and $$\frac{a_1}{b} \tag{6}$$ *so*.")
+    assert text.count("<math") == 2
+    assert "<mfrac>" in text
+    assert "<mo>&#x0003C;</mo>" in text
+    assert "<em>so</em>" in text
+
+
+def test_outputs_in_their_richest_form():
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["a < b\n"]},
+        {"output_type": "stream", "name": "stderr", "text": ["a progress bar"]},
+        {"output_type": "display_data", "data": {"text/plain": ["x"], "text/html": ["<b>x</b>"]}},
+        {"output_type": "execute_result", "data": {"text/plain": ["1 < 2"]}},
+    ]
+    cell = {"cell_type": "code", "source": ["1 < 2"], "outputs": outputs}
+    shown = cells.rendered("03_table_1", "one", cell)
+    assert shown.anchor == "03_table_1-one"
+    assert "a &lt; b" in shown.shown
+    assert "progress" not in shown.shown
+    assert "<b>x</b>" in shown.shown
+    assert "<pre>1 &lt; 2</pre>" in shown.shown
+
+
+def test_a_claim_that_points_nowhere_is_an_error(tmp_path):
+    (tmp_path / "notebooks").symlink_to(FOLDER / "notebooks")
+    entry = {"notebook": "03_table_1", "cell": "nowhere"}
+    with pytest.raises(KeyError, match="03_table_1 has no cell 'nowhere'"):
+        report._evidence(tmp_path, [entry])
