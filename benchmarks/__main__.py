@@ -1,7 +1,8 @@
 """All benchmarks on the hardware at hand: ``python -m benchmarks [NAME …]``.
 
 Writes ``figures/benchmarks/``: times, memory and ratios as a table and a plot, how they grow, where
-the time of the profile ``quick`` goes, and what the hardware is.
+the time of the profile ``quick`` goes, and what the hardware is. With names, only these are run;
+the others' rows stay as they are if they are from the same hardware.
 """
 
 import argparse
@@ -19,20 +20,22 @@ from benchmarks import (
     growth,
     harness,
     heads,
+    large,
     low_precision,
     sampling,
     sentences,
+    shards,
     texts,
     whole,
 )
 from paperlib import hardware, paths
-from paperlib.checkpoints import save_json
+from paperlib.checkpoints import load_json, save_json
 from paperlib.progress import bar
 from paperlib.reporting.tables import save_table
 
 BENCHMARKS = [
     benchmark
-    for module in (sampling, heads, sentences, texts, corpora)
+    for module in (sampling, heads, large, sentences, texts, corpora, shards)
     for benchmark in module.BENCHMARKS
 ]
 PROFILE = "quick"
@@ -64,7 +67,7 @@ def main() -> None:
             for benchmark in bar(chosen, title="benchmarks", unit="case")
             for row in harness.compare(benchmark, of, given.repeats)
         ]
-        write(given.output, pd.DataFrame(rows))
+        write(given.output, with_others(given.output, pd.DataFrame(rows)))
     if not given.names or "low precision" in given.names:
         effect = low_precision.measure(PROFILE)
         title = f"Language model of the synthetic study; profile {PROFILE}"
@@ -74,6 +77,25 @@ def main() -> None:
     if not given.names:
         write_whole(given.output)
     save_json(given.output / "machine.json", asdict(of) | hardware.describe())
+
+
+def with_others(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` and, in the order of ``BENCHMARKS``, the rows of other subjects that lie there.
+
+    These stay only if they are from hardware and settings like those now.
+    """
+    earlier, machine = folder / "benchmarks.csv", folder / "machine.json"
+    if not (earlier.is_file() and machine.is_file()):
+        return table
+    if not hardware.describe().items() <= load_json(machine).items():
+        return table
+    others = pd.read_csv(earlier)
+    others = others[~others["subject"].isin(table["subject"])]
+    order = {subject: at for at, subject in enumerate(b.subject for b in BENCHMARKS)}
+    both = pd.concat([others, table], ignore_index=True)
+    # Those that need data are no benchmarks here without them: they stay last.
+    place = both["subject"].map(lambda subject: order.get(subject, len(order)))
+    return both.loc[place.sort_values(kind="stable").index]
 
 
 def write(folder: Path, table: pd.DataFrame) -> None:

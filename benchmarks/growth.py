@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from benchmarks import heads, sampling, sentences
+from benchmarks import heads, large, sampling, sentences
 from benchmarks.harness import Benchmark, Case, alternating, peaks
 from paperlib import hardware
 from paperlib.progress import bar
@@ -23,7 +23,7 @@ AXES: dict[str, tuple[Callable[..., Case], dict, dict[str, tuple[int, ...]]]] = 
     "sampling": (
         sampling.sample,
         {"n_words": 1000, "sentences": 10_000, "dense": False},
-        {"n_words": (300, 1_000, 3_000, 10_000), "sentences": (3_000, 10_000, 30_000, 100_000)},
+        {"n_words": WORDS, "sentences": (3_000, 10_000, 30_000, 100_000)},
     ),
     "mixture step": (
         heads.model,
@@ -34,6 +34,11 @@ AXES: dict[str, tuple[Callable[..., Case], dict, dict[str, tuple[int, ...]]]] = 
         heads.discriminator,
         HEAD | {"alternatives": False},
         {"words": WORDS, "tokens": TOKENS, "experts": (1, 2, 4, 8, 16)},
+    ),
+    "differentiated softmax step": (
+        large.step,
+        {"tokens": 256, "words": 10_000, "mixed": MIXED, "alternatives": False},
+        {"words": WORDS, "tokens": TOKENS},
     ),
     "language-model step": (
         sentences.language_model,
@@ -99,7 +104,7 @@ def draw(points: pd.DataFrame, fitted: pd.DataFrame) -> Figure:
     fitted = fitted.assign(axis=fitted["axis"].replace("sentences", "tokens"))
     figure, grid = plt.subplots(2, 3, figsize=(13, 9.5), sharex="col", layout="constrained")
     colours = dict(zip(AXES, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(AXES))), strict=True))
-    markers = dict(zip(AXES, "osD^v", strict=True))
+    markers = dict(zip(AXES, "osDP^v", strict=True))
     for column, (axis, title) in enumerate(axes_of.items()):
         for row, (measure_, unit) in enumerate((("median_s", "s"), ("peak_mb", "MB"))):
             panel = grid[row, column]

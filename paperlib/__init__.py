@@ -4,10 +4,11 @@ Popov & Kudinov, 2018. The library is small on purpose and layered: a module imp
 lower levels, or from its own without going in circles (``tests/test_layers.py`` enforces it).
 
 0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``, ``paths``,
-   ``progress``, ``hardware``
-1. data and layers: ``trigram``, ``divergences``, ``estimates``, ``frequency_bins``
+   ``progress``, ``hardware``, ``arguments``, ``threads``
+1. data and layers: ``proposals``, ``trigram``, ``divergences``, ``estimates``,
+   ``frequency_bins``
 2. models: ``models``, ``perturb``, ``truth``
-3. reading, measuring and keeping: ``corpora``, ``evaluation``, ``checkpoints``
+3. reading, measuring and keeping: ``corpora``, ``shards``, ``evaluation``, ``checkpoints``
 4. the one training loop and what it trains for: ``averaging``, ``training``, ``tasks``,
    ``streams``, ``stream_tasks``, ``dynamic``
 5. what is run and shown: ``stages``, ``synthetic``, ``corpus_study``, ``beyond``,

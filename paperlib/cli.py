@@ -129,6 +129,30 @@ def check_proposition1() -> int:
     return 0 if holds else 1
 
 
+def shards(folder: Path, threads: int | None, **options) -> int:
+    """Cut a folder of text of any size into a vocabulary and parts of tokens."""
+    from pydantic import ValidationError
+
+    from paperlib.shards.documents import SPLITS, DamagedFile
+    from paperlib.shards.prepare import TextSettings, prepare
+
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        made = prepare(folder, TextSettings.model_validate(given), threads)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    except (ValueError, DamagedFile) as error:
+        raise UsageError(f"{error}.") from None
+    print(made.folder)
+    print(f"{len(made.words())} words, most of all {', '.join(made.words()[2:8])}")
+    for split in SPLITS:
+        print(f"{split}: {made.tokens(split)} tokens in {len(made.parts(split))} parts")
+    for name, why in made.left_out.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    return 0
+
+
 def profiles() -> int:
     """List the profiles."""
     from paperlib import settings
@@ -251,6 +275,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("what", help="which job, as the start of a sentence")
     sub.add_argument("--code", type=int, required=True)
     sub.add_argument("--report", type=Path, required=True, metavar="PATH")
+
+    sub = add("shards", shards)
+    sub.add_argument("folder", type=Path, help="with .txt, .gz or .zst files, at any depth")
+    sub.add_argument("--vocabulary", type=int, metavar="K", help="words (default: 100000)")
+    sub.add_argument(
+        "--tokens", help="'words' (default), signs apart, or 'whitespace': what spaces separate"
+    )
+    sub.add_argument("--part-bytes", type=int, dest="part_bytes", metavar="N", help="of a part")
+    sub.add_argument("--seed", type=int, metavar="K", help="of what is training and what is test")
+    sub.add_argument("--damaged", help="'fatal' (default) or 'skip' files that cannot be read")
+    sub.add_argument("--threads", type=int, metavar="N", help="default: as many as cores")
 
     add("check-proposition1", check_proposition1)
     add("profiles", profiles)

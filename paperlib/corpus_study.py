@@ -217,7 +217,7 @@ class CorpusStudy:
     def _data_key(self) -> dict:
         return {
             "seed": self.seed,
-            "network": self.settings.network.model_dump(mode="json"),
+            "network": self.settings.network.key(),
             "corpus": self.corpus.checksums,
             "first": self.settings.first.model_dump(),
         }

@@ -1,12 +1,13 @@
 """What this machine computes with: device, precision, and a description for provenance."""
 
 import ctypes
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from paperlib.threads import cores
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of ``mallopt`` in ``malloc.h``."""
@@ -79,9 +80,7 @@ def describe() -> dict:
     return {
         "device": gpu or "CPU",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -19,14 +19,14 @@ Nothing of size V³ is stored: the ξ of (i, j, k) is a hash of the seed and the
 are numbered 1…V as in the appendix, and 0 stands for the start token.
 """
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from numbers import Integral
 from typing import Literal
 
 import numpy as np
+
+from paperlib.arguments import generator, integers, require_whole
+from paperlib.proposals import InverseCdf, Staircase
+from paperlib.threads import in_blocks
 
 XI_VALUES = 6
 """ξ is one of 0, …, 5."""
@@ -35,6 +35,7 @@ _BITS = 21  # of an index, so that three of them fit into one 64-bit number
 _LARGEST = (1 << _BITS) - 1
 _SENTENCES = 4096  # that share a random stream: part of what a seed means, so it is no setting
 _WEIGHTS = 1 << 15  # computed at once, so few that they stay in the processor's cache
+_TABLE = 1 << 20  # entries of words × words that proposals are tabulated for, and no more
 _CONTEXTS = 512  # whose weights one thread computes before it looks for more
 
 
@@ -72,11 +73,11 @@ class TrigramLanguage:
         shared_xi: bool = False,
         predicted: Literal["last", "middle"] = "last",
     ):
-        _require_whole("n_words", n_words, 1, _LARGEST)
+        require_whole("n_words", n_words, 1, _LARGEST)
         if not 0 < gamma < np.inf:
             raise ValueError(f"gamma must be a positive number, not {gamma}")
         if start != "joint":
-            _require_whole('start, if not "joint",', start, 0, _LARGEST)
+            require_whole('start, if not "joint",', start, 0, _LARGEST)
         if predicted not in ("last", "middle"):
             raise ValueError(f'predicted must be "last" or "middle", not {predicted!r}')
         self.n_words = n_words
@@ -84,7 +85,7 @@ class TrigramLanguage:
         self.start = start
         self.shared_xi = shared_xi
         self.predicted = predicted
-        self._key = _generator(seed).integers(1 << 64, dtype=np.uint64)
+        self._key = generator(seed).integers(1 << 64, dtype=np.uint64)
 
         self._vocabulary = words = np.arange(1, n_words + 1)
         alpha = np.where(words <= 50, np.log(words + 1) / np.log(51) / 50, 1 / words)
@@ -107,7 +108,7 @@ class TrigramLanguage:
         sentence; i may also be the start index. Both results are int64, 0…5.
         """
         named = {"i": i, "j": j, "k": k}
-        triple = np.broadcast_arrays(*(_integers(*item, 0, _LARGEST) for item in named.items()))
+        triple = np.broadcast_arrays(*(integers(*item, 0, _LARGEST) for item in named.items()))
         buffers = np.empty((2, triple[0].size), dtype=np.int64)
         both = self._xi(*(index.reshape(-1) for index in triple), buffers)
         return tuple(values.reshape(triple[0].shape) for values in both)
@@ -127,7 +128,7 @@ class TrigramLanguage:
         ``(..., V)`` float64; word w is entry w − 1, and the last axis sums to 1.
         """
         left2, left1 = np.broadcast_arrays(
-            _integers("left2", left2, 0, self.n_words), _integers("left1", left1, 0, self.n_words)
+            integers("left2", left2, 0, self.n_words), integers("left1", left1, 0, self.n_words)
         )
         if np.any(bad := (left1 == 0) & (left2 != 0)):
             raise ValueError(f"left1 is the start token 0, but left2 is word {left2[bad][0]}")
@@ -145,7 +146,7 @@ class TrigramLanguage:
             for part, weights in self._weights_of_all(left2[rows], left1[rows]):
                 probs[rows[part]] = weights / weights.sum(axis=1, keepdims=True)
 
-        _in_blocks(fill, others.size, _CONTEXTS)
+        in_blocks(fill, others.size, _CONTEXTS)
         return probs.reshape(*shape, self.n_words)
 
     def log_prob(self, sentences) -> np.ndarray:
@@ -153,7 +154,7 @@ class TrigramLanguage:
 
         ``sentences`` is ``(N, T)``, int, words 1…V; the result is ``(N, T)``, float64.
         """
-        words = _integers("sentences", sentences, 1, self.n_words)
+        words = integers("sentences", sentences, 1, self.n_words)
         if words.ndim != 2:
             raise ValueError(f"sentences must have 2 axes (N, T), not {words.ndim}")
         log_probs = np.empty(words.shape)
@@ -175,19 +176,25 @@ class TrigramLanguage:
         The same ``seed`` (whatever ``numpy.random.default_rng`` takes) gives the same sentences,
         and fewer or shorter sentences are the beginning of more or longer ones.
 
-        Returns ``(n_sentences, length)``, int64, words 1…V.
+        Returns ``(n_sentences, length)``, int64, words 1…V. Raises ``ValueError`` where a reading
+        other than the default would need a table of words × words that is too large.
         """
-        _require_whole("n_sentences", n_sentences, 0)
-        _require_whole("length", length, 1)
+        require_whole("n_sentences", n_sentences, 0)
+        require_whole("length", length, 1)
         sentences = np.empty((n_sentences, length), dtype=np.int64)
-        streams = _generator(seed).spawn(-(-n_sentences // _SENTENCES))
+        streams = generator(seed).spawn(-(-n_sentences // _SENTENCES))
 
         def fill(rows: slice) -> None:
             block = self._sample_block(streams[rows.start // _SENTENCES], length)
             sentences[rows] = block[: rows.stop - rows.start]
 
-        _ = self._start_samplers, self._envelope  # built before threads share them
-        _in_blocks(fill, n_sentences, _SENTENCES)
+        # Built before threads share them:
+        _ = (
+            (self._stairs, self._firsts)
+            if self._is_large
+            else (self._start_samplers, self._envelope)
+        )
+        in_blocks(fill, n_sentences, _SENTENCES)
         return sentences
 
     # Weights of trigrams; from here on left2 may be the start index, as in the appendix
@@ -263,7 +270,7 @@ class TrigramLanguage:
             for part, weights in self._weights_of_all(left2[rows], left1[rows]):
                 weights.sum(axis=1, out=norms[rows][part])
 
-        _in_blocks(fill, left1.size, _CONTEXTS)
+        in_blocks(fill, left1.size, _CONTEXTS)
         return norms
 
     # The start of a sentence
@@ -294,26 +301,58 @@ class TrigramLanguage:
 
     def _sample_block(self, stream: np.random.Generator, length: int) -> np.ndarray:
         """All sentences of one stream, ``(_SENTENCES, length)``."""
-        words = np.empty((_SENTENCES, length), dtype=np.int64)
-        for position, sampler in enumerate(self._start_samplers[:length]):
-            rows = words[:, 0] - 1 if position else np.zeros(_SENTENCES, dtype=np.int64)
-            words[:, position] = sampler.draw(rows, stream.random(_SENTENCES)) + 1
-        history = self._history(words)
+        history, begun = (self._begin_large if self._is_large else self._begin)(stream, length)
         end = history.shape[1]
-        at = np.full(_SENTENCES, 2)
+        at = np.full(_SENTENCES, begun)
         active = np.flatnonzero(at < end)
         while active.size:
-            # Draws for finished sentences too: no sentence then depends on another, or on length.
-            proposing, deciding = stream.random((2, _SENTENCES))[:, active]
             here = at[active]
             left2, left1 = history[active, here - 2], history[active, here - 1]
-            word = self._envelope.draw(left1 - 1, proposing) + 1
-            bound = self._bound(left2, left1, word)
+            word, bound, deciding = self._propose(stream, active, left2, left1)
             accepted = deciding * bound < self._nearness(left2, left1, word)
             history[active, here] = word  # a rejected word is overwritten by the next proposal
             at[active] += accepted
             active = active[here + accepted < end]
         return history[:, end - length :]
+
+    def _propose(self, stream, active, left2, left1):
+        """A word for each of the ``active`` sentences, its bound, and a draw to compare it with."""
+        # Draws for finished sentences too: no sentence then depends on another, or on length.
+        if self._is_large:
+            step, place, deciding = stream.random((3, _SENTENCES))[:, active]
+            word, height = self._stairs.draw(left1, step, place)
+            bound = self._nearest[left2 - left1] * height / self._of_word[word - 1]
+        else:
+            proposing, deciding = stream.random((2, _SENTENCES))[:, active]
+            word = self._envelope.draw(left1 - 1, proposing) + 1
+            bound = self._bound(left2, left1, word)
+        return word, bound, deciding
+
+    def _begin(self, stream: np.random.Generator, length: int) -> tuple[np.ndarray, int]:
+        """Sentences with their first words drawn from tables, and where to go on."""
+        words = np.empty((_SENTENCES, length), dtype=np.int64)
+        for position, sampler in enumerate(self._start_samplers[:length]):
+            rows = words[:, 0] - 1 if position else np.zeros(_SENTENCES, dtype=np.int64)
+            words[:, position] = sampler.draw(rows, stream.random(_SENTENCES)) + 1
+        return self._history(words), 2
+
+    def _begin_large(self, stream: np.random.Generator, length: int) -> tuple[np.ndarray, int]:
+        """The same by rejection of the first two words together: j as often as p(j | s) says.
+
+        For p(j | s) · p(k | s, j) ∝ α(j) · β(s, j) · β(k, j), which needs no sum over k.
+        """
+        history = np.empty((_SENTENCES, max(length, 2) + 1), dtype=np.int64)
+        history[:, 0] = self.start
+        active = np.arange(_SENTENCES)
+        while active.size:
+            which, step, place, deciding = stream.random((4, _SENTENCES))[:, active]
+            j = self._firsts.draw(np.zeros_like(active), which) + 1
+            k, height = self._stairs.draw(j, step, place)
+            bound = self._nearest[self.start - j] * height
+            accepted = deciding * bound < self._weights(history[active, 0], j, k)
+            history[active, 1], history[active, 2] = j, k
+            active = active[~accepted]
+        return history[:, : length + 1], 3
 
     def _bound(self, left2: np.ndarray, left1: np.ndarray, word: np.ndarray) -> np.ndarray:
         """Maximum of :meth:`_nearness` over ξ, up to what the envelope leaves out."""
@@ -323,70 +362,32 @@ class TrigramLanguage:
         return self._nearest[left2 - j] * of_k if self.predicted == "last" else of_k
 
     @cached_property
-    def _envelope(self) -> "_InverseCdf":
+    def _envelope(self) -> InverseCdf:
         """Proposals for a word given left1: its weight if β(k, j) had its most favourable ξ."""
         j, k = self._roles(self._vocabulary[:, None], self._vocabulary)
-        return _InverseCdf(self._nearest[k - j] * self._of_word)
+        return InverseCdf(self._nearest[k - j] * self._of_word)
 
     @cached_property
-    def _start_samplers(self) -> list["_InverseCdf"]:
-        return [_InverseCdf(table) for table in self._start_tables]
+    def _is_large(self) -> bool:
+        """Whether a table of words × words is too large, so that proposals need a staircase."""
+        large = self.n_words**2 > _TABLE
+        if large and (self.predicted != "last" or self.start == "joint"):
+            raise ValueError(
+                f"this reading samples from a table of words × words, too large for {self.n_words} "
+                f"words: take at most {int(_TABLE**0.5)}, or the default reading"
+            )
+        return large
 
+    @cached_property
+    def _stairs(self) -> Staircase:
+        return Staircase(self._of_word, self._nearest)
 
-class _InverseCdf:
-    """Draws from the rows of a table of weights by inverting their cumulative sums."""
+    @cached_property
+    def _firsts(self) -> InverseCdf:
+        """Proposals for the first word: as many as there are for the pairs that begin with it."""
+        nearness = self._nearest[self.start - self._vocabulary]
+        return InverseCdf((self._of_left1 * nearness * self._stairs.areas)[None])
 
-    def __init__(self, weights: np.ndarray):
-        """``weights`` is ``(R, V)``, one unnormalised distribution a row."""
-        self._columns = weights.shape[1]
-        cdf = np.cumsum(weights, axis=1)
-        cdf /= cdf[:, -1:]
-        cdf += np.arange(len(cdf))[:, None]  # one increasing sequence: row r lies in [r, r + 1]
-        self._cdf = cdf.reshape(-1)
-
-    def draw(self, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """A column number for each row number in ``rows``, from draws in [0, 1)."""
-        values = rows + uniform
-        order = values.argsort()  # neighbours in the table one after another: half the time
-        found = np.empty_like(rows)
-        found[order] = self._cdf.searchsorted(values[order], side="right")
-        # Rounding may have made rows + 1 of rows + uniform.
-        return np.minimum(found - rows * self._columns, self._columns - 1)
-
-
-def _require_whole(name: str, value, lowest: int, highest: int | None = None) -> None:
-    if not isinstance(value, Integral) or value < lowest or (highest and value > highest):
-        limits = f"from {lowest} to {highest}" if highest else f"of at least {lowest}"
-        raise ValueError(f"{name} must be a whole number {limits}, not {value!r}")
-
-
-def _integers(name: str, values, lowest: int, highest: int) -> np.ndarray:
-    array = np.asarray(values)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must hold integers, not {array.dtype}")
-    if np.any(bad := (array < lowest) | (array > highest)):
-        raise ValueError(f"{name} holds {array[bad][0]}, which is not from {lowest} to {highest}")
-    return array.astype(np.int64)
-
-
-def _generator(seed) -> np.random.Generator:
-    if seed is None:
-        raise ValueError("seed must not be None: results must be repeatable")
-    try:
-        return np.random.default_rng(seed)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"seed {seed!r} is not valid: {error}") from None
-
-
-def _in_blocks(fill: Callable[[slice], None], size: int, block: int) -> None:
-    """Call ``fill`` for slices of ``block`` rows, in threads: NumPy computes without the lock."""
-    slices = [slice(start, min(start + block, size)) for start in range(0, size, block)]
-    with ThreadPoolExecutor(max_workers=min(8, _cores())) as pool:
-        list(pool.map(fill, slices))
-
-
-def _cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    @cached_property
+    def _start_samplers(self) -> list[InverseCdf]:
+        return [InverseCdf(table) for table in self._start_tables]

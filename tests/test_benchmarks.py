@@ -9,7 +9,10 @@ import pytest
 import torch
 from conftest import CHECKOUT
 
-from benchmarks import growth, harness, heads, sampling, sentences, texts, whole
+from benchmarks import __main__ as command
+from benchmarks import growth, harness, heads, large, sampling, sentences, shards, texts, whole
+from paperlib import hardware
+from paperlib.checkpoints import save_json
 
 TINY = {"tokens": 6, "experts": 3, "words": 40, "width": 5}
 
@@ -19,6 +22,18 @@ def test_the_ways_of_a_head_have_the_same_gradients(build):
     ours, plain = (way() for way in build(**TINY).ways.values())
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_differentiated_softmax_is_the_full_one_with_zero_blocks():
+    heads_of = large.Heads(tokens=9, words=50, mixed=False)
+    with torch.no_grad():
+        heads_of.weights.copy_(torch.block_diag(*heads_of.head.weights))
+    mine, full, plain = heads_of.differentiated(), heads_of.full(), heads_of.plain(False)
+    torch.testing.assert_close(full, plain, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(mine[0], full[0], rtol=1e-4, atol=1e-6)
+    assert torch.block_diag(*heads_of.head.weights).count_nonzero() == sum(
+        weights.numel() for weights in heads_of.head.weights
+    )
 
 
 @pytest.mark.parametrize("build", [heads.model, heads.discriminator])
@@ -50,6 +65,11 @@ def test_the_ways_of_dynamic_evaluation_have_the_same_sum(monkeypatch):
     monkeypatch.setattr(texts, "WORDS", 50)
     ours, published = texts.dynamic_evaluation(profile="smoke", tokens=30).ways.values()
     assert ours().sum().item() == pytest.approx(published(), rel=1e-4)
+
+
+def test_the_ways_of_reading_text_find_as_many_tokens():
+    ours, plain = shards.both_passes(size=100_000).ways.values()
+    assert ours() == plain() > 10_000
 
 
 def test_dense_samples_follow_the_languages_distribution():
@@ -105,3 +125,17 @@ def test_an_unknown_benchmark_is_one_clear_sentence():
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "there is no benchmark 'nothing'; choose from" in done.stderr
+
+
+def test_what_is_not_run_again_stays_only_from_the_same_hardware(tmp_path):
+    subjects = list(dict.fromkeys(benchmark.subject for benchmark in command.BENCHMARKS))
+    old = pd.DataFrame({"subject": [*subjects[:3], subjects[2]], "way": list("abcd")})
+    new = pd.DataFrame({"subject": [subjects[1]], "way": ["new"]})
+    assert command.with_others(tmp_path, new)["way"].tolist() == ["new"]
+
+    old.to_csv(tmp_path / "benchmarks.csv", index=False)
+    save_json(tmp_path / "machine.json", {"float32": 1.0} | hardware.describe())
+    assert command.with_others(tmp_path, new)["way"].tolist() == ["a", "new", "c", "d"]
+
+    save_json(tmp_path / "machine.json", hardware.describe() | {"torch_threads": 99})
+    assert command.with_others(tmp_path, new)["way"].tolist() == ["new"]

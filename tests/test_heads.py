@@ -16,8 +16,21 @@ NETWORKS = {
     "softmax": Network(head="softmax", embedding=E, hidden=(5, E)),
     "mos": Network(head="mos", embedding=E, hidden=(5, 6), experts=(0, 3)),
     "doc": Network(head="doc", embedding=E, hidden=(5, 7, 6), experts=(1, 0, 4)),
+    "slices": Network(
+        head="differentiated",
+        embedding=E,
+        hidden=(5, 7),
+        blocks=[{"words": 2, "units": 4}, {"words": 5, "units": 2}, {"units": 1}],
+    ),
+    "projected": Network(
+        head="differentiated",
+        embedding=E,
+        hidden=(5, 6),
+        blocks=[{"words": 3, "units": 5}, {"units": 2}],
+        projected=True,
+    ),
 }
-EXPERTS = {"softmax": 1, "mos": 3, "doc": 5}
+EXPERTS = {"softmax": 1, "mos": 3, "doc": 5, "slices": 1, "projected": 1}
 
 
 def generator(seed=0):
@@ -49,6 +62,12 @@ def experts_by_the_formulas(model, encoded):
     last = encoded.layers[-1]
     if model.network.head == "softmax":
         return [(torch.ones_like(last[..., 0]), last @ output.T + bias)]
+    if model.network.head == "differentiated":
+        if model.network.projected:
+            last = last @ weights["head.projection.weight"].T
+        return [
+            (torch.ones_like(last[..., 0]), last @ zero_blocks(weights, model.network).T + bias)
+        ]
     latents = []
     feeding = [pair for pair in zip(encoded.layers, model.network.experts, strict=True) if pair[1]]
     for number, (hidden, experts) in enumerate(feeding):
@@ -60,6 +79,18 @@ def experts_by_the_formulas(model, encoded):
     scores = (last @ weights["head.prior.weight"].T).exp()
     prior = scores / scores.sum(-1, keepdim=True)
     return [(prior[..., k], z @ output.T + bias) for k, z in enumerate(latents)]
+
+
+def zero_blocks(weights, network):
+    """The differentiated softmax's output matrix ``(V, Σ d_b)``, word by word."""
+    rows = []
+    for number in range(len(network.blocks)):
+        before = sum(other.units for other in network.blocks[:number])
+        after = sum(other.units for other in network.blocks[number + 1 :])
+        for row in weights[f"head.weights.{number}"]:
+            rows.append(torch.cat([row.new_zeros(before), row, row.new_zeros(after)]))
+    assert len(rows) == V
+    return torch.stack(rows)
 
 
 def at(values, target):

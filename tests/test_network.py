@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from paperlib.models import AWDLSTM
+from paperlib.models.differentiated import block_sizes
 from paperlib.network import Dropout, Network
 
 T, B, V = 5, 3, 9
 SHAPE = {"head": "doc", "embedding": 4, "hidden": (5, 6, 4), "experts": (1, 0, 2)}
 SOFTMAX = {"head": "softmax", "embedding": 4, "hidden": (5, 4)}
+BLOCKS = ({"words": 3, "units": 3}, {"units": 1})
+DIFFERENTIATED = {"head": "differentiated", "embedding": 4, "hidden": (5, 4), "blocks": BLOCKS}
+SLICES = "the blocks are slices of the last layer's 4 units, but they have 6 in all"
 WIDTHS = "shares its weights with the embedding, so the last layer must have 4 units, not 5"
 PER_LAYER = "needs a number of experts for each of the 3 layers, the last one at least 1"
 
@@ -53,6 +57,31 @@ def encoded_by(options, words=T):
             {"head": "mos", "experts": (0, 0, 1), "balance": 0.1},
             "balance needs at least two experts; leave it out",
         ),
+        (
+            SOFTMAX,
+            {"blocks": BLOCKS},
+            "head 'softmax' has no blocks; leave `blocks` and `projected` out",
+        ),
+        (
+            DIFFERENTIATED,
+            {"experts": (0, 1)},
+            "head 'differentiated' has no experts; leave `experts` out",
+        ),
+        (
+            DIFFERENTIATED,
+            {"blocks": ()},
+            "head 'differentiated' needs `blocks`, the most frequent words first",
+        ),
+        (
+            DIFFERENTIATED,
+            {"blocks": ({"words": 3, "units": 5}, {"units": 1})},
+            f"{SLICES}; make these equal or set `projected`",
+        ),
+        (
+            DIFFERENTIATED,
+            {"blocks": ({"words": 3, "units": 3}, {"words": 2, "units": 1})},
+            "each block but the last needs `words`; the last one takes what is left",
+        ),
     ],
 )
 def test_networks_that_cannot_be_are_refused_in_a_sentence(shape, changed, message):
@@ -74,7 +103,7 @@ def test_networks_that_cannot_be_are_refused_in_a_sentence(shape, changed, messa
         ({"hidden": (5, 0, 4)}, ("hidden", 1), "greater than or equal to 1"),
         ({"experts": (1, -1, 2)}, ("experts", 1), "greater than or equal to 0"),
         ({"embedding": 4.5}, ("embedding",), "valid integer"),
-        ({"head": "mix"}, ("head",), "'softmax', 'mos' or 'doc'"),
+        ({"head": "mix"}, ("head",), "'softmax', 'mos', 'doc' or 'differentiated'"),
         ({"temporal": -1.0}, ("temporal",), "greater than or equal to 0"),
         ({"init_range": 0.0}, ("init_range",), "greater than 0"),
         ({"activation": float("nan")}, ("activation",), "finite number"),
@@ -231,3 +260,16 @@ def test_experts_that_take_turns_are_in_balance():
     turns = torch.eye(3, dtype=torch.float64).repeat(2, 1)[:, None].expand(6, B, 3)
     encoded = encoded._replace(head=(encoded.head[0], turns.log()))
     assert model.regularisation(encoded).item() == pytest.approx(0, abs=1e-15)
+
+
+def test_blocks_must_leave_words_for_the_last_one():
+    network = Network.model_validate(DIFFERENTIATED)
+    assert block_sizes(V, network) == [3, V - 3]
+    with pytest.raises(ValueError, match="have 3 words, which leaves none of 3 for the last"):
+        block_sizes(3, network)
+
+
+def test_a_network_is_known_by_what_its_head_uses():
+    """Older trainings are found again: a head without blocks says nothing about them."""
+    assert not {"blocks", "projected"} & Network.model_validate(SHAPE).key().keys()
+    assert Network.model_validate(DIFFERENTIATED).key()["blocks"][0] == BLOCKS[0]

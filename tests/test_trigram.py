@@ -317,7 +317,7 @@ def test_contexts_broadcast():
 @pytest.mark.parametrize("seed", [0, (1, 2), 2**70])
 def test_the_same_seed_gives_the_same_sentences_whatever_the_number_of_threads(seed, monkeypatch):
     first = TrigramLanguage(seed).sample(9000, length=4, seed=seed)
-    monkeypatch.setattr("paperlib.trigram._cores", lambda: 1)
+    monkeypatch.setattr("paperlib.threads.cores", lambda: 1)
     language = TrigramLanguage(seed)
     np.testing.assert_array_equal(language.sample(9000, length=4, seed=seed), first)
     assert np.any(language.sample(9000, length=4, seed=3) != first)

@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib.models import dropout as drop
+from paperlib.models.differentiated import Differentiated
 from paperlib.models.heads import Mixture, Softmax
 from paperlib.models.stream import State
 from paperlib.network import Network
+
+HEADS = {"softmax": Softmax, "mos": Mixture, "doc": Mixture, "differentiated": Differentiated}
 
 
 class LSTMLayer(nn.Module):
@@ -55,7 +58,10 @@ class Encoded(NamedTuple):
 
 
 class AWDLSTM(nn.Module):
-    """A :class:`paperlib.models.stream.StreamModel`: embedding, LSTM layers and a tied head."""
+    """A :class:`paperlib.models.stream.StreamModel`: embedding, LSTM layers and a head.
+
+    All heads but the differentiated softmax share their output weights with the embedding.
+    """
 
     def __init__(self, n_words: int, network: Network, generator: torch.Generator):
         """Initialise from ``generator``; nothing is drawn from the global random state.
@@ -69,7 +75,7 @@ class AWDLSTM(nn.Module):
             self.embedding = nn.Parameter(torch.empty(n_words, network.embedding))
             sizes = (network.embedding, *network.hidden)
             self.layers = nn.ModuleList(map(LSTMLayer, sizes[:-1], sizes[1:]))
-            self.head = (Softmax if network.head == "softmax" else Mixture)(n_words, network)
+            self.head = HEADS[network.head](n_words, network)
         self.to_empty(device="cpu")
         with torch.no_grad():
             self.embedding.uniform_(-network.init_range, network.init_range, generator=generator)

@@ -65,6 +65,8 @@ def _with_bias(latents: Tensor, scale: Tensor) -> Tensor:
 
 
 class _TargetLogSoftmax(torch.autograd.Function):
+    """Without a ``target``, the normaliser alone: as if the target's logit were zero."""
+
     @staticmethod
     def forward(ctx, latents, embedding, bias, target, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, embedding, bias, target)
@@ -72,7 +74,9 @@ class _TargetLogSoftmax(torch.autograd.Function):
         ctx.kept, values = {}, []
         for part in _chunks(len(latents), len(bias), latents.device):
             logits = torch.addmm(bias, latents[part], embedding.T)
-            of_target = logits.gather(-1, target[part].unsqueeze(-1)).squeeze(-1)
+            of_target = 0
+            if target is not None:
+                of_target = logits.gather(-1, target[part].unsqueeze(-1)).squeeze(-1)
             largest, exponentials, total = _exponentials(logits)
             values.append(of_target - largest - total.log())
             if part.stop <= keep:
@@ -85,9 +89,10 @@ class _TargetLogSoftmax(torch.autograd.Function):
         _refuse_second_backward(ctx)
         latents, embedding, bias, target = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
-        grad_latents = embedding[target] * grad
+        grad_latents = torch.zeros_like(latents) if target is None else embedding[target] * grad
         grad_output = latents.new_zeros(len(bias), latents.shape[1] + 1)
-        grad_output.index_add_(0, target, _with_bias(latents, grad))
+        if target is not None:
+            grad_output.index_add_(0, target, _with_bias(latents, grad))
         for part in _chunks(len(latents), len(bias), latents.device):
             if part.start in ctx.kept:
                 exponentials, total = ctx.kept.pop(part.start)
@@ -112,6 +117,11 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def target_log_softmax(latents: Tensor, embedding: Tensor, bias: Tensor, target: Tensor) -> Tensor:
     """log softmax(W z + b) at ``target`` ``(R,)`` for each row z of ``latents`` ``(R, E)``."""
     return _TargetLogSoftmax.apply(latents, embedding, bias, target, torch.is_grad_enabled())
+
+
+def log_normaliser(latents: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
+    """log Σ_w exp(W_w · z + b_w) ``(R,)`` for each row z of ``latents`` ``(R, E)``."""
+    return -_TargetLogSoftmax.apply(latents, embedding, bias, None, torch.is_grad_enabled())
 
 
 def _logits(latents: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+"""From documents to words and ids, with Arrow's vectorised kernels."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+UNKNOWN, END = "<unk>", "<eos>"
+"""Stands for every word outside of the vocabulary; ends every line."""
+
+Tokens = Literal["words", "whitespace"]
+"""``words``: runs of letters, digits and apostrophes, and every other sign for itself;
+``whitespace``: what stands between spaces, for text that is cut into words already."""
+
+_SIGNS = r"([^\p{L}\p{N}\p{M}'\s<>_-])"
+
+
+def words_of(documents: Sequence[bytes], tokens: Tokens) -> pa.DictionaryArray:
+    """All words of some documents in their order, each line ended by ``END``; lines without words
+    are left out."""
+    text = b"\n".join(documents) + b"\n"
+    lines = pa.array([text.decode()], type=pa.large_string())
+    if tokens == "words":
+        lines = pc.replace_substring_regex(lines, _SIGNS, r" \1 ")
+    lines = pc.replace_substring(lines, "\n", f" {END} ")
+    found = pc.utf8_split_whitespace(lines).flatten()
+    return found.filter(pc.not_equal(found, "")).dictionary_encode()
+
+
+def count(words: pa.DictionaryArray) -> pa.Table:
+    """``word`` and ``count``, one row a word."""
+    numbers = np.bincount(words.indices.to_numpy(), minlength=len(words.dictionary))
+    return pa.table({"word": words.dictionary, "count": pa.array(numbers)})
+
+
+class Vocabulary:
+    """Words by id: ``END``, ``UNKNOWN``, then the most frequent ones, the most frequent first."""
+
+    def __init__(self, words: Sequence[str]):
+        self.words = list(words)
+        self._ids = {word: number for number, word in enumerate(self.words)}
+        self._unknown = self._ids[UNKNOWN]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, words: pa.DictionaryArray) -> np.ndarray:
+        """Ids, ``(N,)`` uint32."""
+        known = [self._ids.get(word, self._unknown) for word in words.dictionary.to_pylist()]
+        return np.array(known, dtype=np.uint32)[words.indices.to_numpy()]

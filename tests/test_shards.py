@@ -1,0 +1,255 @@
+"""Text of any size: against a plain loop over the words, and whatever may go wrong with files."""
+
+import gzip
+import hashlib
+import re
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paperlib.shards import documents, prepare, vocabulary, words
+from paperlib.shards.documents import DamagedFile
+from paperlib.shards.prepare import TextSettings
+from paperlib.shards.words import END, UNKNOWN
+
+PLAIN = {"tokens": "whitespace", "part_bytes": 3000, "vocabulary": 60}
+
+
+@pytest.fixture(autouse=True)
+def _own_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "runs"))
+
+
+def random_text(seed, n_documents=80):
+    """Documents of a few lines, in a vocabulary where some words are rare."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(n_documents):
+        lines = [
+            " ".join(f"w{min(rng.geometric(0.05), 150)}é" for _ in range(rng.integers(1, 9)))
+            for _ in range(rng.integers(1, 5))
+        ]
+        made.append("\n".join(lines))
+    return "\n\n".join(made) + "\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Plain and compressed files in two levels."""
+    below = tmp_path / "text" / "below"
+    below.mkdir(parents=True)
+    (tmp_path / "text" / "a.txt").write_text(random_text(0, 200), encoding="utf-8")
+    (below / "b.gz").write_bytes(gzip.compress(random_text(1).encode()))
+    with pa.CompressedOutputStream(str(below / "c.zst"), "zstd") as file:
+        file.write(random_text(2).encode())
+    (below / "notes.md").write_text("not text", encoding="utf-8")
+    return tmp_path / "text"
+
+
+def by_a_plain_loop(options):
+    """Vocabulary and ids of each split, from loops over documents, lines and words."""
+    texts = [random_text(0, 200), random_text(1), random_text(2)]
+    shares = (options.valid, options.test)
+    split_documents = {"train": [], "valid": [], "test": []}
+    for text in texts:
+        for document in text.strip("\n").split("\n\n"):
+            number = documents.split_of(document.encode(), options.seed, shares)
+            split_documents[documents.SPLITS[number]].append(document)
+    lines = {
+        split: [[*line.split(), END] for document in some for line in document.split("\n")]
+        for split, some in split_documents.items()
+    }
+    counts = Counter(word for line in lines["train"] for word in line)
+    del counts[END]
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))
+    listed = [END, UNKNOWN, *frequent[: options.vocabulary - 2]]
+    ids = {word: number for number, word in enumerate(listed)}
+    return listed, {
+        split: [ids.get(word, 1) for line in some for word in line] for split, some in lines.items()
+    }
+
+
+def read(shards, split):
+    return np.concatenate([part.ids() for part in shards.parts(split)])
+
+
+def test_words_and_ids_are_those_of_a_plain_loop(folder):
+    options = TextSettings(**PLAIN, valid=0.1, test=0.2)
+    shards = prepare.prepare(folder, options)
+    listed, expected = by_a_plain_loop(options)
+    assert shards.words() == listed
+    for split, ids in expected.items():
+        np.testing.assert_array_equal(read(shards, split), ids)
+        assert shards.tokens(split) == len(ids)
+    assert len(shards.parts("train")) > 3
+    assert isinstance(shards.parts("train")[0].ids(), np.memmap)
+
+
+def test_shards_are_the_same_bytes_whatever_the_threads(folder, tmp_path, monkeypatch):
+    made = []
+    for threads in (1, 4):
+        monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / f"runs{threads}"))
+        shards = prepare.prepare(folder, TextSettings(**PLAIN), threads)
+        files = sorted(path for path in shards.folder.rglob("*") if path.suffix in (".npy", ".txt"))
+        made.append({str(p.relative_to(shards.folder)): p.read_bytes() for p in files})
+    assert made[0] == made[1]
+    part = shards.parts("train")[0]
+    assert part.sha256 == hashlib.sha256(part.ids().tobytes()).hexdigest()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_shards(folder, tmp_path, monkeypatch):
+    whole = prepare.prepare(folder, TextSettings(**PLAIN), 1)
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "again"))
+    for place in ("save_counts", "_save"):
+        original, calls = getattr(prepare, place), []
+
+        def fails_at_the_third(*arguments, original=original, calls=calls):
+            calls.append(arguments)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare, place, fails_at_the_third)
+            with pytest.raises(KeyboardInterrupt):
+                prepare.prepare(folder, TextSettings(**PLAIN), 1)
+    resumed = prepare.prepare(folder, TextSettings(**PLAIN), 1)
+    assert not list(resumed.folder.rglob("*.tmp"))
+    assert resumed.words() == whole.words()
+    for split in documents.SPLITS:
+        assert [part.sha256 for part in resumed.parts(split)] == [
+            part.sha256 for part in whole.parts(split)
+        ]
+
+
+def test_what_is_made_is_found_again_until_a_file_changes(folder, monkeypatch):
+    first = prepare.prepare(folder, TextSettings(**PLAIN))
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_Preparation", None)
+        assert prepare.prepare(folder, TextSettings(**PLAIN)).folder == first.folder
+    with (folder / "a.txt").open("a", encoding="utf-8") as file:
+        file.write("\n\none more\n")
+    assert prepare.prepare(folder, TextSettings(**PLAIN)).folder != first.folder
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def garbled(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path.write_bytes(bytes(content))
+
+
+def no_utf8(path):
+    path.write_bytes(path.read_bytes() + b"\n\nabc \xff\xfe\n")
+
+
+DAMAGE = [
+    ("below/b.gz", cut_off, "cannot be read to its end"),
+    ("below/b.gz", garbled, "cannot be read to its end"),
+    ("below/c.zst", cut_off, "cannot be read to its end"),
+    ("a.txt", no_utf8, "is no UTF-8 at byte"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "says"), DAMAGE)
+def test_a_damaged_file_is_named_and_fatal_or_left_out(folder, name, damage, says):
+    damage(folder / name)
+    with pytest.raises(DamagedFile, match=f"{re.escape(name)} {says}") as raised:
+        prepare.prepare(folder, TextSettings(**PLAIN))
+    assert "\n" not in str(raised.value)
+
+    shards = prepare.prepare(folder, TextSettings(**PLAIN, damaged="skip"))
+    assert list(shards.left_out) == [name]
+    (folder / name).unlink()
+    without = prepare.prepare(folder, TextSettings(**PLAIN))
+    assert shards.words() == without.words()
+    np.testing.assert_array_equal(read(shards, "train"), read(without, "train"))
+
+
+def test_a_byte_that_is_no_utf8_is_placed(folder):
+    text = (folder / "a.txt").read_bytes()
+    no_utf8(folder / "a.txt")
+    with pytest.raises(DamagedFile, match=f"at byte {len(text) + 6} of its text"):
+        prepare.prepare(folder, TextSettings(**PLAIN))
+
+
+def test_folders_without_text_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder"):
+        prepare.prepare(tmp_path / "none", TextSettings())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"has no text: no file in it ends with \.txt, \.gz"):
+        prepare.prepare(tmp_path / "empty", TextSettings())
+    (tmp_path / "empty" / "a.txt").write_text("\n\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="have no words"):
+        prepare.prepare(tmp_path / "empty", TextSettings())
+
+
+def test_signs_are_words_of_their_own():
+    text = ["Don't stop, co-op: “naïve” Ünïcode…".encode(), b"2 + 2\n\n"]
+    found = words.words_of(text, "words").to_pylist()
+    expected = "Don't stop , co-op : “ naïve ” Ünïcode … <eos> 2 + 2 <eos> <eos>"
+    assert found[:13] == expected.split()[:13]
+    assert words.words_of([b"a,b c"], "whitespace").to_pylist() == ["a,b", "c", END]
+
+
+@given(
+    st.lists(st.text(alphabet="ab é\n", max_size=12), min_size=1, max_size=30),
+    st.integers(1, 40),
+)
+@settings(max_examples=60)
+def test_documents_do_not_depend_on_where_a_file_is_cut_in_pieces(tmp_path_factory, made, piece):
+    path = tmp_path_factory.mktemp("cut") / "a.txt"
+    text = "\n\n".join(made).encode()
+    path.write_bytes(text)
+    lines = [line for line in text.split(b"\n") if line.strip()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "PIECE", piece)
+        found = [
+            document
+            for segment in documents.segments([path], 25)
+            for some in documents.pieces(segment)
+            for document in some
+        ]
+    words_found = b" ".join(found).split()
+    assert words_found == b" ".join(lines).split()
+
+
+def test_lines_of_spaces_are_empty_and_line_ends_may_be_those_of_windows(tmp_path):
+    texts = (b"a b\n \n c\nd \n", b"a b\r\n\r\n\t\r\nc\r\nd\r\n")
+    for number, text in enumerate(texts):
+        path = tmp_path / f"{number}.txt"
+        path.write_bytes(text)
+        found = [one for some in documents.pieces(documents.Segment(path)) for one in some]
+        assert [document.split() for document in found] == [[b"a", b"b"], [b"c", b"d"]]
+        lines = words.words_of(found, "whitespace").to_pylist()
+        assert lines == ["a", "b", END, "c", END, "d", END]
+
+
+def test_splits_have_their_shares_and_depend_on_the_seed():
+    made = [f"document {k}".encode() for k in range(20_000)]
+    splits = np.array([documents.split_of(document, 1, (0.1, 0.2)) for document in made])
+    shares = np.bincount(splits, minlength=3) / len(made)
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.01)
+    others = np.array([documents.split_of(document, 2, (0.1, 0.2)) for document in made])
+    assert np.mean(splits == others) == pytest.approx(0.7**2 + 0.1**2 + 0.2**2, abs=0.015)
+
+
+def test_the_most_frequent_words_of_many_segments(tmp_path):
+    rng = np.random.default_rng(0)
+    drawn = [[f"w{k}" for k in rng.zipf(1.3, 400) if k < 500] for _ in range(70)]
+    files = []
+    for number, some in enumerate(drawn):
+        counted = words.count(pa.array(some, pa.large_string()).dictionary_encode())
+        files.append(tmp_path / f"{number}.arrow")
+        vocabulary.save_counts(files[-1], counted, 8)
+    counts = Counter(word for some in drawn for word in some)
+    expected = sorted(counts, key=lambda word: (-counts[word], word))
+    assert vocabulary.most_frequent(files, 50, 8) == expected[:50]
+    assert vocabulary.most_frequent(files, 10_000, 8) == expected
