@@ -5,8 +5,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from appendix_a import UNLIKELY, Reference
 from scipy.stats import chisquare
-from test_trigram import UNLIKELY, Reference
 
 from paperlib import trigram
 from paperlib.trigram import TrigramLanguage

@@ -70,7 +70,8 @@ def test_installed_packages_are_the_pinned_ones():
 def test_imported_packages_are_required(folder):
     providers = metadata.packages_distributions()
     required = {entry.split("==")[0].lower() for entry in entries("requirements.txt")}
-    own = {"paperlib", "benchmarks", "conftest"} | set(sys.stdlib_module_names)
+    helpers = {path.stem for path in (CHECKOUT / "tests").glob("*.py")}
+    own = {"paperlib", "benchmarks"} | helpers | set(sys.stdlib_module_names)
     for path in (CHECKOUT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
