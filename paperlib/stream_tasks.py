@@ -5,13 +5,14 @@ T steps of a piece. Losses are per token, in nats.
 """
 
 from abc import abstractmethod
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from paperlib import hardware
-from paperlib.corpora import Corpus, streams
+from paperlib.corpora import streams
 from paperlib.evaluation import finetuning_measures, perplexity
 from paperlib.losses import finetuning_loss
 from paperlib.models.stream import State, StreamModel
@@ -20,6 +21,19 @@ from paperlib.streams import Piece, Read, along, over_tokens, pieces
 from paperlib.training import Task
 
 VALIDATION_STREAMS = 16
+
+
+class Text(Protocol):
+    """What is trained on: a :class:`~paperlib.corpora.Corpus`, or text that comes in parts."""
+
+    eos: int
+    """Id of the token before the first word."""
+
+    valid: np.ndarray
+    """Token ids ``(N,)`` of the validation text."""
+
+    def train_part(self, epoch: int) -> np.ndarray:
+        """Token ids ``(N,)`` that an epoch is trained on; the same array means the same text."""
 
 
 class StreamTask(Task):
@@ -34,17 +48,18 @@ class StreamTask(Task):
         self,
         title: str,
         model: nn.Module,
-        corpus: Corpus,
+        text: Text,
         training: StreamTraining,
         seed: int,
     ):
         self.title = title
         self.model = model
         self.training = training
-        self.eos = corpus.eos
+        self.eos = text.eos
         self.device = next(model.parameters()).device
-        self.train = on_device(streams(corpus.train, training.batch_size), self.device)
-        self.valid = on_device(corpus.valid, self.device)
+        self._text = text
+        self._part: np.ndarray | None = None
+        self.valid = on_device(text.valid, self.device)
         self._seed = seed
         self._dropout = None
         if training.regularised:
@@ -52,12 +67,24 @@ class StreamTask(Task):
         self._mixed = hardware.precision(training.precision) == "mixed"
         self._columns = torch.arange(training.batch_size, device=self.device).chunk(training.parts)
         self._states: dict[str, State] = {}
+        self._read(0)
 
     def batches(self, epoch: int, size: int) -> list[Piece]:
-        """Pieces of the epoch, cut by (seed, epoch)."""
+        """Pieces of the epoch's text, cut by (seed, epoch)."""
+        self._read(epoch)
         bptt = self.training.bptt
         rng = np.random.default_rng([self._seed, epoch])
         return pieces(len(self.train) - 1, bptt, bptt + self.training.bptt_excess, rng)
+
+    def _read(self, epoch: int) -> None:
+        part = self._text.train_part(epoch)
+        if part is not self._part:
+            self._part = part
+            self.train = on_device(streams(part, self.training.batch_size), self.device)
+            self.new_text()
+
+    def new_text(self) -> None:
+        """Called when there is another text in ``train``, ``(n, B)``."""
 
     def tokens(self, batch: Piece) -> int:
         """Predicted words."""
@@ -181,17 +208,21 @@ class FinetuningStreams(StreamTask):
     criterion = "perplexity"
 
     def __init__(self, *args, q0: StreamModel, discriminator: StreamModel | None, **options):
+        self._frozen = q0, discriminator
         super().__init__(*args, **options)
-        text = (self.train[:-1], self.train[1:])
-        self._log_q0 = along([q0], *text, q0.log_q_of)
         valid_log_q0 = self.on_valid(q0.log_q_of, q0)
-        if discriminator is None:
-            self._log_odds = torch.zeros_like(self._log_q0)
-            valid_log_odds = torch.zeros_like(valid_log_q0)
-        else:
-            self._log_odds = along([discriminator], *text, discriminator.log_odds_of)
+        valid_log_odds = torch.zeros_like(valid_log_q0)
+        if discriminator is not None:
             valid_log_odds = self.on_valid(discriminator.log_odds_of, discriminator)
         self._valid_frozen = (valid_log_q0, valid_log_odds)
+
+    def new_text(self) -> None:
+        """Read the frozen models along the text, once."""
+        (q0, discriminator), text = self._frozen, (self.train[:-1], self.train[1:])
+        self._log_q0 = along([q0], *text, q0.log_q_of)
+        self._log_odds = torch.zeros_like(self._log_q0)
+        if discriminator is not None:
+            self._log_odds = along([discriminator], *text, discriminator.log_odds_of)
 
     def parts(self, encoded, target, batch, columns) -> dict[str, Tensor]:
         """Cross-entropy and the estimated reverse KL divergence."""

@@ -46,6 +46,10 @@ class Corpus:
         """Id of ``<eos>``."""
         return self.words.index(EOS)
 
+    def train_part(self, epoch: int) -> np.ndarray:
+        """Token ids that an epoch is trained on: all of the training text, the same every time."""
+        return self.train
+
     def head(
         self, train: int | None = None, valid: int | None = None, test: int | None = None
     ) -> "Corpus":

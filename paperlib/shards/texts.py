@@ -1,0 +1,90 @@
+"""Text that comes in parts, an epoch being one part (section 4.3): from shards, or without end from
+the synthetic language.
+
+Both are what :mod:`paperlib.stream_tasks` trains on. The same seed gives the same parts in the same
+order, whichever of them are asked for.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from paperlib.shards.parts import Shards
+from paperlib.trigram import TrigramLanguage
+
+
+class ShardedText:
+    """Parts of shards, each pass over them in another order."""
+
+    eos = 0
+
+    def __init__(self, shards: Shards, seed: int):
+        self.shards, self.seed = shards, seed
+        self.n_words = len(shards.words())
+        self._parts = shards.parts("train")
+
+    def train_part(self, epoch: int) -> np.ndarray:
+        """``(N,)`` ids of the part of this epoch, on the disk."""
+        number, at = divmod(epoch, len(self._parts))
+        order = np.random.default_rng([self.seed, number]).permutation(len(self._parts))
+        return self._parts[order[at]].ids()
+
+    @cached_property
+    def valid(self) -> np.ndarray:
+        """``(N,)`` ids of the validation text."""
+        return self._all("valid")
+
+    @cached_property
+    def test(self) -> np.ndarray:
+        """``(N,)`` ids of the test text."""
+        return self._all("test")
+
+    def _all(self, split: str) -> np.ndarray:
+        return np.concatenate([part.ids() for part in self.shards.parts(split)])
+
+
+class SyntheticText:
+    """Endless sentences of the synthetic language, whose true probabilities are known.
+
+    Word w has the id w, and 0 ends every sentence: ``V + 1`` ids.
+    """
+
+    eos = 0
+
+    def __init__(
+        self,
+        language: TrigramLanguage,
+        seed: int,
+        *,
+        part: int,
+        valid: int,
+        test: int,
+        length: int = 10,
+    ):
+        """``part``, ``valid`` and ``test`` are numbers of sentences of ``length`` words."""
+        self.language, self.seed, self.length = language, seed, length
+        self.n_words = language.n_words + 1
+        self._sizes = {"train": part, "valid": valid, "test": test}
+
+    def train_part(self, epoch: int) -> np.ndarray:
+        """``(N,)`` ids of the part of this epoch: sentences that no other part has a hand in."""
+        return self._sentences("train", (self.seed, 0, epoch))
+
+    @cached_property
+    def valid(self) -> np.ndarray:
+        """``(N,)`` ids of the validation text."""
+        return self._sentences("valid", (self.seed, 1))
+
+    @cached_property
+    def test(self) -> np.ndarray:
+        """``(N,)`` ids of the test text."""
+        return self._sentences("test", (self.seed, 2))
+
+    def log_p(self, ids: np.ndarray) -> np.ndarray:
+        """True log-probability of each id of whole sentences ``(N,)``, nats; 0 for their ends."""
+        words = ids.reshape(-1, self.length + 1)[:, :-1].astype(np.int64)
+        return np.pad(self.language.log_prob(words), ((0, 0), (0, 1))).ravel()
+
+    def _sentences(self, split: str, seed: tuple[int, ...]) -> np.ndarray:
+        words = self.language.sample(self._sizes[split], self.length, seed=seed)
+        return np.pad(words, ((0, 0), (0, 1)), constant_values=self.eos).astype(np.uint32).ravel()
