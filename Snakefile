@@ -22,11 +22,7 @@ SEEDS = config.get("seeds")  # None: as many as the profile says
 EXPERIMENTS = config.get("experiments")  # None: all that the profile has
 SUPERVISED = "supervised" in config  # by `python -m paperlib run`
 PLAN = settings.load(PROFILE, seeds=SEEDS, experiments=EXPERIMENTS)
-NOTEBOOKS = [
-    book
-    for book in notebooks.declared().values()
-    if book.has_part_in(PLAN.corpora, PLAN.synthetic.beyond is not None)
-]
+NOTEBOOKS = [book for book in notebooks.declared().values() if book.has_part_in(PLAN)]
 CORES = workflow.cores or 1
 # Trainings share the cores: small networks gain more from running side by side than from threads.
 THREADS = max(1, CORES // min(CORES, PLAN.synthetic.seeds + len(PLAN.corpora)))
@@ -53,7 +49,8 @@ def trainings_of(notebook):
     count = {"none": 0, "first": 1, "all": PLAN.synthetic.seeds}[notebook.trained]
     seeds = [f"{MARKS}/synthetic_seed{seed}.json" for seed in range(count)]
     experiments = [f"{MARKS}/experiment_{name}.json" for name in PLAN.corpora if notebook.reads(name)]
-    return seeds + [f"{MARKS}/beyond.json"] * notebook.beyond + experiments
+    others = [f"{MARKS}/{name}.json" for name in ("beyond", "large") if getattr(notebook, name)]
+    return seeds + others + experiments
 
 
 def job(arguments, title, line="0"):
@@ -115,6 +112,19 @@ rule beyond:
     priority: 83
     shell:
         job("beyond --profile {PROFILE} --output {output:q}", "The training beyond the paper")
+
+
+rule large:
+    input:
+        SOURCES,
+    output:
+        MARKS + "/large.json",
+    threads: THREADS
+    resources:
+        gpu_jobs=1,
+    priority: 82
+    shell:
+        job("large --profile {PROFILE} --output {output:q}", "The large-scale experiment")
 
 
 rule experiment:

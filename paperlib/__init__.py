@@ -11,8 +11,9 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
 3. reading, measuring and keeping: ``corpora``, ``shards``, ``evaluation``, ``checkpoints``
 4. the one training loop and what it trains for: ``averaging``, ``training``, ``tasks``,
    ``streams``, ``stream_tasks``, ``dynamic``
-5. what is run and shown: ``stages``, ``synthetic``, ``corpus_study``, ``beyond``,
-   ``beyond_measures``, ``reporting``, ``notebooks``, ``launch``, ``cli``
+5. what is run and shown: ``stages``, ``synthetic``, ``text_study``, ``corpus_study``,
+   ``large_study``, ``beyond``, ``beyond_measures``, ``reporting``, ``notebooks``, ``launch``,
+   ``cli``
 """
 
 __version__ = "0.1.0"

@@ -108,6 +108,25 @@ def experiment(profile: str, name: str, output: Path, report: Path | None) -> in
     return _job(f"The experiment {name}", compute, output, report)
 
 
+def large(profile: str, output: Path, report: Path | None) -> int:
+    """Train and measure section 4.3, and write what it comes to as JSON."""
+    loaded = _profile(profile)
+    if loaded.large is None:
+        raise UsageError(f"Profile {profile} has no [large].")
+    from paperlib.large_study import run_large
+    from paperlib.shards.documents import TextError
+
+    print("Section 4.3: what is trained already is found again.", file=sys.stderr)
+
+    def compute() -> dict:
+        try:
+            return run_large(loaded)
+        except TextError as error:
+            raise UsageError(f"{error}.") from None
+
+    return _job("The large-scale experiment", compute, output, report)
+
+
 def failed(what: str, code: int, report: Path) -> int:
     """Leave a report on a job that ended with ``code`` unless it left one or was interrupted."""
     if not report.exists() and code not in (INTERRUPTED, 128 + signal.SIGTERM):
@@ -133,7 +152,7 @@ def shards(folder: Path, threads: int | None, **options) -> int:
     """Cut a folder of text of any size into a vocabulary and parts of tokens."""
     from pydantic import ValidationError
 
-    from paperlib.shards.documents import SPLITS, DamagedFile
+    from paperlib.shards.documents import SPLITS, TextError
     from paperlib.shards.prepare import TextSettings, prepare
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -142,7 +161,7 @@ def shards(folder: Path, threads: int | None, **options) -> int:
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-    except (ValueError, DamagedFile) as error:
+    except TextError as error:
         raise UsageError(f"{error}.") from None
     print(made.folder)
     print(f"{len(made.words())} words, most of all {', '.join(made.words()[2:8])}")
@@ -261,6 +280,11 @@ def _parser() -> argparse.ArgumentParser:
     reporting(sub)
 
     sub = add("beyond", beyond)
+    for_profile(sub, required=True)
+    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    reporting(sub)
+
+    sub = add("large", large)
     for_profile(sub, required=True)
     sub.add_argument("--output", type=Path, required=True, metavar="PATH")
     reporting(sub)

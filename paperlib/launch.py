@@ -59,9 +59,9 @@ def launch(
     profile, reason = (profile, "as asked") if profile else choose_profile()
     plan = settings.load(profile, seeds=seeds, experiments=experiments)
     targets = [notebooks.find(only)] if only else list(notebooks.declared().values())
-    targets = [target for target in targets if target.has_part_in(plan.corpora)]
+    targets = [target for target in targets if target.has_part_in(plan)]
     if not targets:
-        raise LaunchError(f"Notebook {only} reads experiments of section 4, but none is run.")
+        raise LaunchError(f"Notebook {only} has nothing to show: what it is about is not run.")
     _say(f"Profile {profile} ({reason}): {plan.summary}.")
     report = state(profile) / "failure.txt"
     with _alone(state(profile) / "lock") as lock:

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from paperlib import paths
+from paperlib.settings import Profile
 
 
 class UsageError(Exception):
@@ -41,6 +42,7 @@ class Notebook:
     name: str
     trained: Literal["none", "first", "all"] = "none"
     beyond: bool = False
+    large: bool = False
     long: bool = False
     experiments: tuple[str, ...] = ()
     may_read: tuple[str, ...] = ()
@@ -74,14 +76,11 @@ class Notebook:
         patterns = (*self.experiments, *self.may_read)
         return any(fnmatch(experiment, pattern) for pattern in patterns)
 
-    def has_part_in(self, experiments: Iterable[str], beyond: bool = True) -> bool:
-        """Whether there is anything to do for it when only these experiments are run.
-
-        ``beyond`` is whether the profile has a block ``[synthetic.beyond]``.
-        """
-        if self.beyond and not beyond:
+    def has_part_in(self, plan: Profile) -> bool:
+        """Whether there is anything to do for it in what ``plan`` runs."""
+        if (self.beyond and plan.synthetic.beyond is None) or (self.large and plan.large is None):
             return False
-        return not self.experiments or any(map(self.reads, experiments))
+        return not self.experiments or any(map(self.reads, plan.corpora))
 
     def title(self) -> str:
         """The first heading, or nothing where there is none or no such notebook."""

@@ -265,6 +265,35 @@ class Experiment(Settings):
     dynamic: DynamicEvaluation | None = None
 
 
+class LargeScale(Settings):
+    """Section 4.3: text that comes in parts, an epoch being one part.
+
+    The text is that of a folder of ``PAPERLIB_DATA``, if ``folder`` names one that is there, and
+    else sentences of the synthetic language with ``words`` words.
+    """
+
+    folder: str | None = None
+    words: Annotated[int, Field(ge=3)] = 100_000
+    """Size of the vocabulary."""
+    part_bytes: Count = 20_000_000
+    """Text of a part of a folder."""
+    held_out: Probability = 0.001
+    """Share of a folder's documents that is validation text, and as much test text."""
+    part: Count
+    """Sentences of a part of the synthetic language; ``valid`` and ``test`` are sentences too."""
+    valid: Count
+    test: Count
+    length: Count = 10
+    network: Network
+    language_model: StreamTraining
+    second_run: None = None
+    discriminator: StreamTraining
+    finetuning: StreamTraining
+    contexts: Count = 1000
+    """Contexts of the test text in which the true divergences are summed over the vocabulary."""
+    resamples: Count = 1000
+
+
 class Profile(Settings):
     """Everything a run needs to know."""
 
@@ -274,6 +303,7 @@ class Profile(Settings):
     """Use the text that every Python brings along where a corpus is not to be had."""
     synthetic: Synthetic
     corpora: dict[str, Experiment] = {}
+    large: LargeScale | None = None
 
 
 def names() -> list[str]:
@@ -285,7 +315,7 @@ def load(name: str, *, seeds: int | None = None, experiments: str | None = None)
     """Read and validate a profile by name, or by the path of a file ending in ``.toml``.
 
     ``seeds`` overrides the number of seeds of the synthetic study; ``experiments`` keeps only some
-    experiments of section 4, named with commas between them, or *none*.
+    experiments of section 4, named with commas between them (``large`` is section 4.3), or *none*.
 
     Raises :class:`SettingsError` for an unknown name, a file that is no TOML, an unknown key or a
     value out of range.
@@ -307,16 +337,18 @@ def load(name: str, *, seeds: int | None = None, experiments: str | None = None)
         synthetic = profile.synthetic.model_copy(update={"seeds": seeds})
         profile = profile.model_copy(update={"synthetic": synthetic})
     if experiments is not None:
-        profile = profile.model_copy(update={"corpora": _chosen(profile, experiments)})
+        profile = _with_only(profile, [] if experiments == "none" else experiments.split(","))
     return profile
 
 
-def _chosen(profile: Profile, experiments: str) -> dict[str, Experiment]:
-    wanted = [] if experiments == "none" else experiments.split(",")
+def _with_only(profile: Profile, wanted: list[str]) -> Profile:
+    """The profile with these experiments of section 4 alone; ``large`` is section 4.3."""
+    there_are = [*profile.corpora, *(["large"] if profile.large else [])]
     for name in wanted:
-        if name not in profile.corpora:
-            there_are = ", ".join(profile.corpora)
+        if name not in there_are:
             raise SettingsError(
-                f"profile {profile.name} has no experiment {name!r}; it has {there_are}"
+                f"profile {profile.name} has no experiment {name!r}; it has {', '.join(there_are)}"
             )
-    return {name: profile.corpora[name] for name in profile.corpora if name in wanted}
+    corpora = {name: one for name, one in profile.corpora.items() if name in wanted}
+    large = profile.large if "large" in wanted else None
+    return profile.model_copy(update={"corpora": corpora, "large": large})

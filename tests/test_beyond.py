@@ -337,8 +337,10 @@ def test_the_command_refuses_a_profile_without_the_block(tmp_path, capsys):
 
 def test_the_notebook_is_left_out_where_the_profile_has_no_block():
     notebook = notebooks.declared()["09_beyond_the_paper"]
-    assert notebook.has_part_in([], beyond=True)
-    assert not notebook.has_part_in(["doc_ptb"], beyond=False)
+    profile = load("smoke", experiments="none")
+    assert notebook.has_part_in(profile)
+    synthetic = profile.synthetic.model_copy(update={"beyond": None})
+    assert not notebook.has_part_in(profile.model_copy(update={"synthetic": synthetic}))
     assert notebook.reads("doc_ptb")
 
 

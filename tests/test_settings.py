@@ -73,7 +73,11 @@ def test_seeds_are_overridden():
 def test_experiments_are_chosen_by_name():
     assert list(load("smoke", experiments="doc_ptb,mos_ptb").corpora) == ["mos_ptb", "doc_ptb"]
     assert load("smoke", experiments="none").corpora == {}
-    with pytest.raises(SettingsError, match="smoke has no experiment 'lstm'; it has mos_ptb"):
+    assert load("smoke", experiments="none").large is None
+    large = load("smoke", experiments="large")
+    assert (large.corpora, large.large) == ({}, load("smoke").large)
+    there_are = "mos_ptb, doc_ptb, mos_wikitext2, large"
+    with pytest.raises(SettingsError, match=f"smoke has no experiment 'lstm'; it has {there_are}"):
         load("smoke", experiments="mos_ptb,lstm")
 
 

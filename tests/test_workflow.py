@@ -54,6 +54,7 @@ def test_everything(dry_run):
         **dict.fromkeys(NAMES, 1),
         "synthetic_seed": settings.load("smoke").synthetic.seeds,
         "beyond": 1,
+        "large": 1,
         "experiment": len(settings.load("smoke").corpora),
     }
 
@@ -71,18 +72,22 @@ def test_one_notebook_brings_what_it_needs(dry_run):
         "beyond": 1,
         "experiment": 2,
     }
-    everything = {**dict.fromkeys(NAMES, 1), "synthetic_seed": 3, "beyond": 1, "experiment": 3}
+    assert dry_run("10_large_scale", *options) == {"10_large_scale": 1, "large": 1}
+    everything = {**dict.fromkeys(NAMES, 1), "synthetic_seed": 3, "experiment": 3}
+    everything |= {"beyond": 1, "large": 1}
     assert dry_run("99_report", *options) == everything
 
 
 def test_experiments_can_be_left_out_and_so_are_their_notebooks(dry_run):
-    without = ("06_penn_treebank", "07_wikitext_2")
+    without = ("06_penn_treebank", "07_wikitext_2", "10_large_scale")
     expected = {**dict.fromkeys([name for name in NAMES if name not in without], 1)}
     options = ("--cores", "2", "--config", "profile=smoke")
     synthetic = {"synthetic_seed": 1, "beyond": 1}
     assert dry_run(*options, "experiments=none") == expected | synthetic
     some = dry_run(*options, "experiments=mos_wikitext2")
     assert some == expected | synthetic | {"experiment": 1, "07_wikitext_2": 1}
+    large = dry_run(*options, "experiments=large")
+    assert large == expected | synthetic | {"large": 1, "10_large_scale": 1}
 
 
 def test_slurm_executor_lists_the_jobs(dry_run):
@@ -91,6 +96,7 @@ def test_slurm_executor_lists_the_jobs(dry_run):
         **dict.fromkeys(NAMES, 1),
         "synthetic_seed": settings.load("paper").synthetic.seeds,
         "beyond": 1,
+        "large": 1,
         "experiment": len(settings.load("paper").corpora),
     }
 
@@ -102,9 +108,9 @@ def test_slurm_gives_a_gpu_to_all_that_loads_trainings():
     trained = {
         name
         for name, notebook in table.items()
-        if notebook.trained != "none" or notebook.experiments
+        if notebook.trained != "none" or notebook.experiments or notebook.large
     }
-    assert with_gpu == {"synthetic_seed", "beyond", "experiment", "99_report"} | trained
+    assert with_gpu == {"synthetic_seed", "beyond", "large", "experiment", "99_report"} | trained
 
 
 def test_table_lists_the_notebooks_there_are():

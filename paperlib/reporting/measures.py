@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from paperlib.corpus_study import BEST, CorpusStudy
+from paperlib.corpus_study import CorpusStudy
 from paperlib.estimates import Estimate, estimate, interval, over_seeds, resampled_sums
+from paperlib.large_study import LargeStudy
 from paperlib.reporting.tables import TABLE1_COLUMNS, TABLE1_STEPS, save_table
 from paperlib.settings import Experiment, Synthetic, load
 from paperlib.synthetic import SyntheticStudy
+from paperlib.text_study import BEST, TextStudy
 
 SENTENCES = "test sentences"
 STRETCHES = 100
@@ -77,6 +79,15 @@ def experiments_at_paper_size(own: Mapping[str, Experiment]) -> bool:
         == (paper[name].corpus, paper[name].first, paper[name].network)
         and one.language_model.max_epochs >= paper[name].language_model.max_epochs
         for name, one in own.items()
+    )
+
+
+def large_at_paper_size(study: LargeStudy) -> bool:
+    """Whether section 4.3 was run on text of a folder, with the paper's network and parts."""
+    own, paper = study.settings, load("paper").large
+    return not study.knows_p and all(
+        getattr(own, name) == getattr(paper, name)
+        for name in ("words", "part_bytes", "network", "language_model", "finetuning")
     )
 
 
@@ -187,7 +198,7 @@ def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
 # Section 4
 
 
-def of_discriminator(study: CorpusStudy) -> dict[str, Estimate]:
+def of_discriminator(study: TextStudy) -> dict[str, Estimate]:
     """Best validation D − log 4 (nats), and the epoch that reached it."""
     run = study.discriminator.progress
     return {
@@ -196,7 +207,7 @@ def of_discriminator(study: CorpusStudy) -> dict[str, Estimate]:
     }
 
 
-def of_finetuning(study: CorpusStudy) -> dict[str, Estimate]:
+def of_finetuning(study: TextStudy) -> dict[str, Estimate]:
     """Epoch by epoch, for each option of Table 2: what its own fine-tuning minimises.
 
     ``smaller_change`` is the relative change of loss or perplexity to the best of the epochs,
@@ -226,7 +237,7 @@ def of_finetuning(study: CorpusStudy) -> dict[str, Estimate]:
     return {f"{study.name}.{name}": Estimate.single(value) for name, value in found.items()}
 
 
-def of_text(study: CorpusStudy) -> dict[str, Estimate]:
+def of_text(study: TextStudy) -> dict[str, Estimate]:
     """Perplexities of an experiment and what fine-tuning changes, by stretches of the text.
 
     ``name.model.split_ppl`` and ``name.after-before.split_ppl``: each option of Table 2 against the

@@ -28,7 +28,11 @@ BREAK = re.compile(rb"\n(?:[ \t\r]*\n)+")
 """What stands between two documents."""
 
 
-class DamagedFile(Exception):
+class TextError(ValueError):
+    """A folder of text that nothing can be made of; the message is one sentence for the user."""
+
+
+class DamagedFile(TextError):
     """A file that cannot be read to its end; the message is one sentence that names it."""
 
 
@@ -47,14 +51,14 @@ class Segment:
 def text_files(folder: Path) -> list[Path]:
     """All text files below ``folder``, by their path.
 
-    Raises ``ValueError`` where there is no such folder or no text in it.
+    Raises :class:`TextError` where there is no such folder or no text in it.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
+        raise TextError(f"there is no folder {folder}")
     found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     if not found:
         kinds = ", ".join(SUFFIXES)
-        raise ValueError(f"{folder} has no text: no file in it ends with {kinds}")
+        raise TextError(f"{folder} has no text: no file in it ends with {kinds}")
     return found
 
 

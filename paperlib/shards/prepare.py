@@ -26,6 +26,7 @@ from paperlib.shards.documents import (
     SPLITS,
     DamagedFile,
     Segment,
+    TextError,
     pieces,
     segments,
     split_of,
@@ -59,9 +60,8 @@ def prepare(folder: Path, settings: TextSettings, threads: int | None = None) ->
 
     They are known by the settings and by the names, sizes and times of change of the files.
 
-    Raises ``ValueError`` where there is no text or no vocabulary to be had, and
-    :class:`~paperlib.shards.documents.DamagedFile` for a file that cannot be read, unless these are
-    to be skipped.
+    Raises :class:`~paperlib.shards.documents.TextError` where there is no text or no vocabulary to
+    be had, and for a file that cannot be read, unless these are to be skipped.
     """
     files = text_files(folder)
     known = {str(path.relative_to(folder)): _state(path) for path in files}
@@ -89,10 +89,10 @@ class _Preparation:
         whole = [s for s in enumerate(self.segments) if s[1].path not in self.damaged]
         counts = [self._file("counts", number) for number, _ in whole]
         if not counts:
-            raise ValueError(f"no file in {self.folder} can be read to its end")
+            raise TextError(f"no file in {self.folder} can be read to its end")
         listed = vocabulary_of(counts, self.settings.vocabulary, self.partitions)
         if len(listed) < 3:
-            raise ValueError(f"the training documents in {self.folder} have no words")
+            raise TextError(f"the training documents in {self.folder} have no words")
         self.vocabulary = words.Vocabulary(listed)
         text = "\n".join(listed) + "\n"
         write_atomically(

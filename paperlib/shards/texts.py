@@ -9,12 +9,16 @@ from functools import cached_property
 
 import numpy as np
 
+from paperlib.shards.documents import SPLITS, TextError
 from paperlib.shards.parts import Shards
 from paperlib.trigram import TrigramLanguage
 
 
 class ShardedText:
-    """Parts of shards, each pass over them in another order."""
+    """Parts of shards, each pass over them in another order.
+
+    Raises :class:`~paperlib.shards.documents.TextError` where a split has no text.
+    """
 
     eos = 0
 
@@ -22,6 +26,12 @@ class ShardedText:
         self.shards, self.seed = shards, seed
         self.n_words = len(shards.words())
         self._parts = shards.parts("train")
+        for split in SPLITS:
+            if not shards.tokens(split):
+                raise TextError(
+                    f"the {split} split has no text: of the documents, which empty lines part, "
+                    "there are too few for the share that it gets"
+                )
 
     def train_part(self, epoch: int) -> np.ndarray:
         """``(N,)`` ids of the part of this epoch, on the disk."""

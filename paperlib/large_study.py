@@ -1,0 +1,181 @@
+"""The study of section 4.3: a large vocabulary and text that comes in parts.
+
+Where the text is that of the synthetic language, the true distribution is known, and with it the
+true perplexity and divergences.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from paperlib import settings, stages
+from paperlib.divergences import kl
+from paperlib.estimates import interval_of_mean
+from paperlib.frequency_bins import change_by_bin
+from paperlib.shards.prepare import TextSettings, prepare
+from paperlib.shards.texts import ShardedText, SyntheticText
+from paperlib.stages import Trained
+from paperlib.stream_tasks import LanguageModelStreams
+from paperlib.text_study import TextStudy
+from paperlib.trigram import TrigramLanguage
+
+PIECE = 50
+"""Contexts whose distributions over the vocabulary are held at once."""
+
+
+class LargeStudy(TextStudy):
+    """Section 4.3 for one seed."""
+
+    kind = "large"
+
+    def __init__(self, profile: settings.Profile, seed: int = 0):
+        own = profile.large
+        folder = _folder(own)
+        if folder is not None:
+            shards = prepare(folder, _text_settings(own))
+            text, key = ShardedText(shards, seed), {"shards": shards.folder.name}
+            self.title = f"text of the folder {folder.name}"
+        else:
+            language = TrigramLanguage(n_words=own.words - 1)
+            sizes = {name: getattr(own, name) for name in ("part", "valid", "test", "length")}
+            text, key = SyntheticText(language, seed, **sizes), {"words": own.words} | sizes
+            self.title = "the synthetic language"
+        super().__init__(own, "large", text, key, seed)
+
+    @property
+    def knows_p(self) -> bool:
+        """Whether the true distribution is known."""
+        return isinstance(self.text, SyntheticText)
+
+    @property
+    def part_tokens(self) -> int:
+        """Tokens of the first part."""
+        return len(self.text.train_part(0))
+
+    @cached_property
+    def cross_entropy(self) -> Trained:
+        """What fine-tuning is held against: on the same parts, at its rate, cross-entropy alone."""
+        training = self.settings.finetuning
+        return stages.train(
+            "large_cross_entropy",
+            self._data_key | {"q0": self.initial.folder.name},
+            training,
+            self._copy(self.initial),
+            lambda model: LanguageModelStreams(
+                *self._task("fine-tuning (cross-entropy alone)", model, training)
+            ),
+        )
+
+    def trainings(self) -> Iterator[tuple[str, Trained]]:
+        """All trainings by name, each trained when it is reached."""
+        yield from super().trainings()
+        yield "finetuning_cross_entropy", self.cross_entropy
+
+    def tokens_seen(self, epochs: int) -> int:
+        """Tokens of the first ``epochs`` parts."""
+        if self.knows_p:
+            return epochs * self.part_tokens
+        return sum(len(self.text.train_part(epoch)) for epoch in range(epochs))
+
+    @cached_property
+    def test_log_p(self) -> np.ndarray:
+        """True log-probability of every test token, ``(N,)``, nats."""
+
+        def compute(folder: Path) -> None:
+            with (folder / "log_p.npy").open("wb") as file:
+                np.save(file, self.text.log_p(self.text.test))
+
+        folder = stages.once("large_log_p", self._text_key | {"seed": self.seed}, compute)
+        return np.load(folder / "log_p.npy")
+
+    def divergences(self, trained: Trained) -> dict[str, np.ndarray]:
+        """KL(p‖q) and KL(q‖p) as ``forward`` and ``reverse``, ``(sentences, words)``, nats.
+
+        In the first contexts of the test text, summed over the words, given that a word follows:
+        where a sentence ends is certain, so that p is 0 for words there and for the end elsewhere,
+        which would make the reverse divergence infinite.
+        """
+        length, language = self.text.length, self.text.language
+        sentences = max(1, self.settings.contexts // length)
+        words = self.text.test.reshape(-1, length + 1)[:sentences].astype(np.int64)
+        # Each sentence by itself, after the end of one before it.
+        before = np.pad(words[:, : length - 1], ((0, 0), (1, 0)))
+        left2 = np.pad(before[:, :-1], ((0, 0), (1, 0)))
+        found = {"forward": [], "reverse": []}
+        few = max(1, PIECE // length)
+        for start in range(0, sentences, few):
+            rows = slice(start, start + few)
+            log_q = self._log_q_of_words(trained, before[rows])
+            p = language.next_word_probs(left2[rows], before[rows])
+            log_p = torch.from_numpy(np.log(p)).to(log_q)
+            found["forward"].append(kl(log_p, log_q))
+            found["reverse"].append(kl(log_q, log_p))
+        return {name: torch.cat(values).cpu().numpy() for name, values in found.items()}
+
+    def _log_q_of_words(self, trained: Trained, before: np.ndarray) -> torch.Tensor:
+        """``(sentences, length, V)`` float64: log q of each word, given that a word follows."""
+        text = torch.from_numpy(before.T.copy()).to(self.device)
+        with torch.no_grad():
+            encoded, _ = trained.model.encode(text, trained.model.start(text.shape[1]))
+            log_q = trained.model.log_q(encoded).transpose(0, 1)[..., 1:].double()
+        return log_q.log_softmax(-1)
+
+    def change_of_divergences(self) -> pd.DataFrame:
+        """True divergences before and after fine-tuning, with 95 % intervals over sentences."""
+        before, after = (self.divergences(one) for one in (self.initial, self.finetuned()))
+        rows = []
+        for name in before:
+            change = (after[name] - before[name]).mean(axis=1)
+            mean, low, high = interval_of_mean(change, self.settings.resamples, self.seed)
+            row = {"divergence": name, "before": before[name].mean(), "after": after[name].mean()}
+            rows.append(row | {"change": mean, "low": low, "high": high})
+        return pd.DataFrame(rows)
+
+    def who_gains(self) -> pd.DataFrame:
+        """Change of log q on the test text by the rank of the word in the first training part."""
+        before, after = (
+            self.token_log_probs(trained)["test"].astype(np.float64)
+            for trained in (self.initial, self.finetuned())
+        )
+        ids = self.text.test.astype(np.int64)
+        ends = ids == self.text.eos
+        sentence = np.cumsum(ends) - ends
+        counts = np.bincount(self.text.train_part(0), minlength=self.text.n_words)
+        counts[self.text.eos] = 0
+        return change_by_bin(
+            (after - before)[~ends],
+            ids[~ends],
+            sentence[~ends],
+            counts,
+            resamples=self.settings.resamples,
+            seed=self.seed,
+        )
+
+
+def _text_settings(own: settings.LargeScale) -> TextSettings:
+    return TextSettings(
+        vocabulary=own.words, part_bytes=own.part_bytes, valid=own.held_out, test=own.held_out
+    )
+
+
+def _folder(own: settings.LargeScale) -> Path | None:
+    if own.folder is None or "PAPERLIB_DATA" not in os.environ:
+        return None
+    folder = Path(os.environ["PAPERLIB_DATA"]).expanduser() / own.folder
+    return folder if folder.is_dir() else None
+
+
+def run_large(profile: settings.Profile) -> dict:
+    """Train and measure section 4.3; returns where in ``runs/`` each result lies."""
+    study = LargeStudy(profile)
+    trainings = {title: trained.address for title, trained in study.trainings()}
+    for trained in (study.initial, study.finetuned(), study.cross_entropy):
+        study.token_log_probs(trained)
+    if study.knows_p:
+        _ = study.test_log_p
+    return {"profile": profile.name, "trainings": trainings}

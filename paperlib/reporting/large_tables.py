@@ -1,0 +1,68 @@
+"""Section 4.3 beside the paper's sentence: perplexities, epochs and words seen."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from paperlib.large_study import LargeStudy
+from paperlib.reporting import paper
+
+TITLES = {
+    "text": "text",
+    "words": "vocabulary",
+    "seen": "words seen by the language model",
+    "discriminator": "parts for the discriminator",
+    "finetuning": "for fine-tuning",
+    "initial": "perplexity, initial",
+    "finetuned": "fine-tuned",
+    "change": "change, %",
+    "true": "true",
+}
+
+
+def large_scale(study: LargeStudy) -> pd.DataFrame:
+    """The paper's, ours, and ours by cross-entropy alone, one row each.
+
+    Perplexities are those of the test text, ``true`` where p is known; ``change`` is relative, in
+    per cent; ``seen`` are tokens.
+    """
+    tuned, alone = study.finetuned(), study.cross_entropy
+    ours = {
+        "text": study.title,
+        "words": study.text.n_words,
+        "seen": study.tokens_seen(study.initial.progress.epoch),
+        "discriminator": study.discriminator.progress.epoch,
+        "finetuning": tuned.progress.epoch,
+        "initial": study.perplexities(study.initial)["test"],
+        "finetuned": study.perplexities(tuned)["test"],
+        "true": float(np.exp(-study.test_log_p.mean())) if study.knows_p else np.nan,
+    }
+    without = {
+        "discriminator": np.nan,
+        "finetuning": alone.progress.epoch,
+        "finetuned": study.perplexities(alone)["test"],
+    }
+    runs = {"paper": paper.LARGE, "ours": ours, "ours, cross-entropy alone": ours | without}
+    table = pd.DataFrame(runs.values(), index=pd.Index(runs, name="run"))
+    table["change"] = 100 * (table["finetuned"] / table["initial"] - 1)
+    return table[list(TITLES)].reset_index()
+
+
+def large_scale_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`large_scale` with titles; what is not known, or not there, is a dash."""
+    shown = table.copy()
+    formats = dict.fromkeys(("words", "seen", "discriminator", "finetuning"), "{:,.0f}")
+    formats |= dict.fromkeys(("initial", "finetuned", "true"), "{:.2f}") | {"change": "{:+.2f}"}
+    for column, form in formats.items():
+        shown[column] = shown[column].map(form.format).replace("nan", "–")
+    return shown.rename(columns=TITLES)
+
+
+def layers(study: LargeStudy) -> pd.DataFrame:
+    """Parameters of each part of the network, and of a full softmax in the place of the last."""
+    rows = Counter()
+    for name, parameter in study.initial.model.named_parameters():
+        rows[name.split(".")[0]] += parameter.numel()
+    rows["a full softmax instead"] = study.text.n_words * (study.settings.network.hidden[-1] + 1)
+    return pd.DataFrame({"parameters": rows}).rename_axis("part").reset_index()

@@ -1,0 +1,199 @@
+"""Section 4.3, from the stream or the folder to the table."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from paperlib import notebooks, paths
+from paperlib.cli import main
+from paperlib.large_study import LargeStudy, run_large
+from paperlib.reporting import large_tables, measures
+from paperlib.settings import load
+
+PROFILE = load("smoke")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAPERLIB_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield LargeStudy(PROFILE)
+
+
+@pytest.fixture
+def folder_study(tmp_path, monkeypatch):
+    """The study of a folder of text, its parts of a few hundred bytes."""
+    texts = tmp_path / "data" / "large"
+    texts.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for number in range(60):
+        lines = [" ".join(f"w{w}" for w in generator.geometric(0.2, 6)) for _ in range(5)]
+        (texts / f"{number:02}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "runs"))
+    blocks = tuple(
+        block.model_copy(update={"words": 4}) if block.words else block
+        for block in PROFILE.large.network.blocks
+    )
+    network = PROFILE.large.network.model_copy(update={"blocks": blocks})
+    update = {
+        "folder": "large",
+        "part_bytes": 2000,
+        "words": 20,
+        "held_out": 0.1,
+        "network": network,
+    }
+    own = PROFILE.large.model_copy(update=update | {"network": network})
+    return LargeStudy(PROFILE.model_copy(update={"large": own}))
+
+
+def test_true_divergences_against_sums_word_by_word(study):
+    """p from probabilities of whole sentences, q from one sentence at a time."""
+    found = study.divergences(study.initial)
+    length, language = study.text.length, study.text.language
+    assert found["forward"].shape == found["reverse"].shape == (15, length)
+    sentences = study.text.test.reshape(-1, length + 1)[:, :-1].astype(np.int64)
+    model = study.initial.model
+    for row, at in ((0, 0), (3, 1), (14, length - 1)):
+        context = sentences[row, :at]
+        text = torch.tensor([0, *context])[:, None]
+        with torch.no_grad():
+            encoded, _ = model.encode(text, model.start(1))
+            q = model.log_q(encoded)[-1, 0].double().exp().numpy()[1:]
+        q = q / q.sum()
+        every = [[*context, word] for word in range(1, language.n_words + 1)]
+        p = np.exp(language.log_prob(np.array(every))[:, -1])
+        assert p.sum() == pytest.approx(1)
+        forward = sum(p * np.log(p / q))
+        reverse = sum(q * np.log(q / p))
+        assert found["forward"][row, at] == pytest.approx(forward, rel=1e-5)
+        assert found["reverse"][row, at] == pytest.approx(reverse, rel=1e-5)
+
+
+def test_changes_of_the_divergences_are_those_of_the_two_models(study):
+    table = study.change_of_divergences().set_index("divergence")
+    before, after = study.divergences(study.initial), study.divergences(study.finetuned())
+    for name in ("forward", "reverse"):
+        row = table.loc[name]
+        assert row["before"] == pytest.approx(before[name].mean())
+        assert row["change"] == pytest.approx(after[name].mean() - before[name].mean())
+        assert row["low"] <= row["change"] <= row["high"]
+
+
+def test_who_gains_is_about_words_alone_by_their_rank_in_the_first_part(study):
+    table = study.who_gains()
+    ids = study.text.test
+    before, after = (
+        study.token_log_probs(one)["test"].astype(float)
+        for one in (study.initial, study.finetuned())
+    )
+    counts = Counter(study.text.train_part(0).tolist())
+    del counts[0]
+    ranked = sorted(range(1, study.text.n_words), key=lambda word: (-counts[word], word))
+    top = np.isin(ids, ranked[:10])
+    first = table.set_index("bin").loc["1–10"]
+    assert first["tokens"] == top.sum()
+    assert first["mean"] == pytest.approx((after - before)[top].mean(), abs=1e-9)
+    assert table["tokens"].sum() == (ids != 0).sum()
+
+
+def test_the_true_log_probability_of_the_test_text(study):
+    words = study.text.test.reshape(-1, study.text.length + 1)[:, :-1].astype(np.int64)
+    assert study.test_log_p.sum() == pytest.approx(study.text.language.log_prob(words).sum())
+    assert study.test_log_p.shape == study.text.test.shape
+
+
+def test_cross_entropy_alone_sees_the_parts_of_fine_tuning(study):
+    assert study.cross_entropy.progress.epoch == study.finetuned().progress.epoch == 2
+    start = study.cross_entropy.history[0]["perplexity"]
+    assert start == pytest.approx(study.finetuned().history[0]["perplexity"])
+    assert study.cross_entropy.history[-1]["perplexity"] < start
+
+
+def test_the_table_stands_beside_the_paper(study):
+    table = large_tables.large_scale(study).set_index("run")
+    assert table.loc["paper", ["initial", "finetuned"]].tolist() == [129.08, 127.46]
+    assert table.loc["paper", "change"] == pytest.approx(-1.255, abs=1e-3)
+    ours = table.loc["ours"]
+    for column, trained in (("initial", study.initial), ("finetuned", study.finetuned())):
+        log_q = study.token_log_probs(trained)["test"].astype(float)
+        assert ours[column] == pytest.approx(np.exp(-log_q.mean()))
+    assert ours["true"] < ours["initial"]
+    assert ours["seen"] == 3 * 60 * (study.text.length + 1)
+    shown = large_tables.large_scale_for_people(table.reset_index()).set_index("run")
+    assert shown.loc["paper", "true"] == shown.loc["paper", large_tables.TITLES["seen"]] == "–"
+    assert "nan" not in shown.to_string()
+
+
+def test_parameters_of_the_parts_of_the_network(study):
+    table = large_tables.layers(study).set_index("part")["parameters"]
+    total = sum(p.numel() for p in study.initial.model.parameters())
+    assert table[["embedding", "layers", "head"]].sum() == total
+    assert table["a full softmax instead"] == 60 * (12 + 1)
+
+
+def test_a_folder_of_text_takes_the_place_of_the_stream(folder_study, study):
+    assert study.knows_p
+    assert not folder_study.knows_p
+    assert folder_study.text.n_words == 20
+    parts = [len(folder_study.text.train_part(epoch)) for epoch in range(3)]
+    assert folder_study.tokens_seen(3) == sum(parts)
+    table = large_tables.large_scale(folder_study).set_index("run")
+    assert np.isnan(table.loc["ours", "true"])
+    assert table.loc["ours", "text"] == "text of the folder large"
+    assert table.loc["ours", "seen"] == sum(parts)
+    assert set(folder_study.who_gains()["bin"]) <= {"1–10", "11–20"}
+
+
+def test_text_too_short_for_its_splits_is_refused(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "data" / "large"
+    folder.mkdir(parents=True)
+    (folder / "one.txt").write_text("one document only\n", encoding="utf-8")
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "runs"))
+    text = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8")
+    profile = tmp_path / "own.toml"
+    profile.write_text(text.replace("[large]", '[large]\nfolder = "large"'), encoding="utf-8")
+    assert main(["large", "--profile", str(profile), "--output", str(tmp_path / "x.json")]) == 1
+    assert "the valid split has no text" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_leaves_the_stream(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path))
+    own = PROFILE.large.model_copy(update={"folder": "large"})
+    assert LargeStudy(PROFILE.model_copy(update={"large": own})).knows_p
+
+
+def test_synthetic_text_is_never_the_papers(study):
+    assert not measures.large_at_paper_size(study)
+    assert not measures.large_at_paper_size(LargeStudy(load("paper")))
+
+
+def test_the_command_says_where_each_training_lies(tmp_path):
+    output = tmp_path / "large.json"
+    assert main(["large", "--profile", "smoke", "--output", str(output)]) == 0
+    made = json.loads(output.read_text(encoding="utf-8"))
+    assert set(made["trainings"]) == {
+        "language_model",
+        "discriminator",
+        "finetuning_discriminator",
+        "finetuning_cross_entropy",
+    }
+    assert made == run_large(PROFILE)
+
+
+def test_the_command_refuses_a_profile_without_the_block(tmp_path, capsys):
+    text = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8")
+    profile = tmp_path / "plain.toml"
+    profile.write_text(text[: text.index("# Section 4.3")], encoding="utf-8")
+    assert main(["large", "--profile", str(profile), "--output", str(tmp_path / "x.json")]) == 2
+    assert capsys.readouterr().err == f"Profile {profile} has no [large].\n"
+
+
+def test_the_notebook_is_left_out_where_the_profile_has_no_block():
+    notebook = notebooks.declared()["10_large_scale"]
+    assert notebook.has_part_in(load("smoke", experiments="large"))
+    assert not notebook.has_part_in(load("smoke", experiments="none"))
