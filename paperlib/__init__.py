@@ -4,7 +4,7 @@ Popov & Kudinov, 2018. The library is small on purpose and layered: a module imp
 lower levels, or from its own without going in circles (``tests/test_layers.py`` enforces it).
 
 0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``, ``paths``,
-   ``progress``, ``hardware``, ``arguments``, ``threads``
+   ``progress``, ``hardware``, ``distributed``, ``arguments``, ``threads``
 1. data and layers: ``proposals``, ``trigram``, ``divergences``, ``estimates``,
    ``frequency_bins``
 2. models: ``models``, ``perturb``, ``truth``

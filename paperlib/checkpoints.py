@@ -10,13 +10,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from paperlib import distributed
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; the message is one sentence for the user."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file beside ``path`` and move it there: all of it or nothing."""
+    """Let ``write`` fill a file beside ``path`` and move it there: all of it or nothing.
+
+    Of several processes that train together, only the first one writes.
+    """
+    if distributed.rank() > 0:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

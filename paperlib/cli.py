@@ -108,19 +108,28 @@ def experiment(profile: str, name: str, output: Path, report: Path | None) -> in
     return _job(f"The experiment {name}", compute, output, report)
 
 
-def large(profile: str, output: Path, report: Path | None) -> int:
+def large(
+    profile: str, output: Path, report: Path | None, processes: int, machines: int, meet: str
+) -> int:
     """Train and measure section 4.3, and write what it comes to as JSON."""
     loaded = _profile(profile)
     if loaded.large is None:
         raise UsageError(f"Profile {profile} has no [large].")
+    if processes * machines > 1:
+        arguments = ["large", "--profile", profile, "--output", str(output)]
+        return _in_processes(arguments, report, processes, machines, meet)
+    from paperlib import distributed
     from paperlib.large_study import run_large
     from paperlib.shards.documents import TextError
 
-    print("Section 4.3: what is trained already is found again.", file=sys.stderr)
-
-    def compute() -> dict:
+    def compute() -> dict | None:
         try:
-            return run_large(loaded)
+            with distributed.together():
+                first = distributed.rank() == 0
+                if first:
+                    print("Section 4.3: what is trained already is found again.", file=sys.stderr)
+                result = run_large(loaded)
+            return result if first else None
         except TextError as error:
             raise UsageError(f"{error}.") from None
 
@@ -208,15 +217,32 @@ def _profile(name: str, seeds: int | None = None, experiments: str | None = None
         raise UsageError(f"{error}.") from None
 
 
-def _job(what: str, compute: Callable[[], dict], output: Path, report: Path | None) -> int:
+def _in_processes(
+    arguments: list[str], report: Path | None, processes: int, machines: int, meet: str
+) -> int:
+    from paperlib import processes as together
+
+    try:
+        together.run(arguments, processes, machines, meet)
+    except together.ProcessesError as error:
+        return _fail(str(error), report)
+    return 0
+
+
+def _job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
+    from paperlib.distributed import Reported
+
     try:
         result = compute()
     except UsageError as error:
         return _fail(str(error), report)
+    except Reported:
+        return 1
     except Exception as error:
         traceback.print_exc()
         return _fail(f"{what} failed.\n{type(error).__name__}: {error}", report)
-    _write(output, json.dumps(result, indent=1) + "\n")
+    if result is not None:  # of several processes, only the first one has something to write
+        _write(output, json.dumps(result, indent=1) + "\n")
     return 0
 
 
@@ -287,6 +313,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("large", large)
     for_profile(sub, required=True)
     sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    sub.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="on this machine, training together"
+    )
+    sub.add_argument(
+        "--machines", type=int, default=1, metavar="M", help="each of which is given this command"
+    )
+    sub.add_argument(
+        "--meet", default="localhost:0", metavar="HOST:PORT", help="the same on all machines"
+    )
     reporting(sub)
 
     sub = add("experiment", experiment)

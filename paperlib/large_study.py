@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from paperlib import settings, stages
+from paperlib import distributed, settings, stages
+from paperlib.checkpoints import write_atomically
 from paperlib.divergences import kl
 from paperlib.estimates import interval_of_mean
 from paperlib.frequency_bins import change_by_bin
@@ -37,7 +38,8 @@ class LargeStudy(TextStudy):
         own = profile.large
         folder = _folder(own)
         if folder is not None:
-            shards = prepare(folder, _text_settings(own))
+            with distributed.first_goes_first():
+                shards = prepare(folder, _text_settings(own))
             text, key = ShardedText(shards, seed), {"shards": shards.folder.name}
             self.title = f"text of the folder {folder.name}"
         else:
@@ -87,8 +89,8 @@ class LargeStudy(TextStudy):
         """True log-probability of every test token, ``(N,)``, nats."""
 
         def compute(folder: Path) -> None:
-            with (folder / "log_p.npy").open("wb") as file:
-                np.save(file, self.text.log_p(self.text.test))
+            log_p = self.text.log_p(self.text.test)
+            write_atomically(folder / "log_p.npy", lambda path: _save(path, log_p))
 
         folder = stages.once("large_log_p", self._text_key | {"seed": self.seed}, compute)
         return np.load(folder / "log_p.npy")
@@ -155,6 +157,11 @@ class LargeStudy(TextStudy):
             resamples=self.settings.resamples,
             seed=self.seed,
         )
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # by its name, NumPy would add an ending
+        np.save(file, array)
 
 
 def _text_settings(own: settings.LargeScale) -> TextSettings:

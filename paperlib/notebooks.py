@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from paperlib import paths
-from paperlib.settings import Profile
+
+if TYPE_CHECKING:  # this module has to work before anything is installed
+    from paperlib.settings import Profile
 
 
 class UsageError(Exception):
@@ -76,7 +78,7 @@ class Notebook:
         patterns = (*self.experiments, *self.may_read)
         return any(fnmatch(experiment, pattern) for pattern in patterns)
 
-    def has_part_in(self, plan: Profile) -> bool:
+    def has_part_in(self, plan: "Profile") -> bool:
         """Whether there is anything to do for it in what ``plan`` runs."""
         if (self.beyond and plan.synthetic.beyond is None) or (self.large and plan.large is None):
             return False

@@ -7,6 +7,7 @@ is; one that was interrupted goes on from its checkpoint; two processes never wo
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 from torch import nn
 
-from paperlib import hardware, paths
+from paperlib import distributed, hardware, paths
 from paperlib.checkpoints import load_json, load_weights, save_json, save_weights
 from paperlib.settings import Training
 from paperlib.training import Progress, Task, Trainer
@@ -59,16 +60,20 @@ def folder_of(kind: str, key: dict) -> Path:
 
 
 def once(kind: str, key: dict, compute: Callable[[Path], None]) -> Path:
-    """Let ``compute`` fill the stage's folder unless that is done, and return the folder."""
+    """Let ``compute`` fill the stage's folder unless that is done, and return the folder.
+
+    Processes that train together compute together; the first of them holds the lock.
+    """
     folder = folder_of(kind, key)
     done = folder / "done.json"
-    if not done.is_file():
+    if not distributed.any_says(done.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            if not done.is_file():
+        with FileLock(folder / "lock") if distributed.rank() == 0 else nullcontext():
+            if not distributed.any_says(done.is_file()):
                 compute(folder)
                 record = {"commit": paths.commit(), "hardware": hardware.describe()}
                 save_json(done, {"kind": kind, "key": key} | record)
+        distributed.wait()
     return folder
 
 

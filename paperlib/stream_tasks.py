@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paperlib import hardware
+from paperlib import distributed, hardware
 from paperlib.corpora import streams
 from paperlib.evaluation import finetuning_measures, perplexity
 from paperlib.losses import finetuning_loss
 from paperlib.models.stream import State, StreamModel
 from paperlib.settings import StreamTraining
 from paperlib.streams import Piece, Read, along, over_tokens, pieces
-from paperlib.training import Task
+from paperlib.training import Task, TrainingError
 
 VALIDATION_STREAMS = 16
+
+_ALONE = "training with dropout runs in one process; set `regularised = false` to share it"
+_TOO_MANY = "a batch of {} streams cannot be shared by more processes; raise `batch_size`"
 
 
 class Text(Protocol):
@@ -41,7 +44,12 @@ class StreamTask(Task):
 
     With ``training.regularised`` there is dropout, from a generator seeded by ``seed``, and the
     model's own regularisation. The streams of a batch are worked on in ``training.parts`` groups,
-    one after the other, to save memory; their gradients add up to the batch's.
+    one after the other, to save memory; their gradients add up to the batch's. Several processes
+    that train together share the streams, and their gradients add up too; a checkpoint holds the
+    states of all streams, so that any number of processes goes on from it.
+
+    Raises :class:`~paperlib.training.TrainingError` where processes have no stream, or would each
+    draw dropout of their own.
     """
 
     def __init__(
@@ -65,8 +73,13 @@ class StreamTask(Task):
         if training.regularised:
             self._dropout = torch.Generator(self.device).manual_seed(seed)
         self._mixed = hardware.precision(training.precision) == "mixed"
-        self._columns = torch.arange(training.batch_size, device=self.device).chunk(training.parts)
-        self._states: dict[str, State] = {}
+        self._gradients = distributed.Gradients(model)
+        self._mine = distributed.share(training.batch_size)
+        mine = torch.arange(self._mine.stop - self._mine.start, device=self.device)
+        if not len(mine) or (training.regularised and distributed.size() > 1):
+            raise TrainingError(_ALONE if len(mine) else _TOO_MANY.format(training.batch_size))
+        self._columns = mine.chunk(training.parts)
+        self._states: dict[str, list[State]] = {}
         self._read(0)
 
     def batches(self, epoch: int, size: int) -> list[Piece]:
@@ -80,15 +93,16 @@ class StreamTask(Task):
         part = self._text.train_part(epoch)
         if part is not self._part:
             self._part = part
-            self.train = on_device(streams(part, self.training.batch_size), self.device)
+            own = streams(part, self.training.batch_size)[:, self._mine]
+            self.train = on_device(own, self.device)
             self.new_text()
 
     def new_text(self) -> None:
-        """Called when there is another text in ``train``, ``(n, B)``."""
+        """Called when there is another text in ``train``: this process's streams, ``(n, B)``."""
 
     def tokens(self, batch: Piece) -> int:
         """Predicted words."""
-        return batch.length * self.train.shape[1]
+        return batch.length * self.training.batch_size
 
     def rate(self, batch: Piece) -> float:
         """The learning rate is in proportion to the length, so each word counts the same."""
@@ -98,35 +112,43 @@ class StreamTask(Task):
         """Gradients of the loss and the regularisation, group after group of streams."""
         totals: dict[str, Tensor] = {}
         with hardware.rounded_products(self._mixed):
-            for group, columns in enumerate(self._columns):
-                for name, part in self._backward(batch, group, columns).items():
+            for group in range(len(self._columns)):
+                for name, part in self._backward(batch, group).items():
                     totals[name] = totals.get(name, 0) + part
         return totals
 
-    def _backward(self, batch: Piece, group: int, columns: Tensor) -> dict[str, Tensor]:
-        until = batch.start + batch.length
-        share = len(columns) / self.train.shape[1]
-        words = self.train[batch.start : until, columns]
-        target = self.train[batch.start + 1 : until + 1, columns]
-        encoded = self.encode(self.model, f"model.{group}", words, batch, self._dropout)
-        parts = self.parts(encoded, target, batch, columns)
-        loss = sum(parts.values())
-        objective = loss
-        if self.training.regularised:
-            objective = objective + self.model.regularisation(encoded)
-        (objective * share).backward()
-        return {name: part.detach() * share for name, part in ({"loss": loss} | parts).items()}
+    def _backward(self, batch: Piece, group: int) -> dict[str, Tensor]:
+        columns = self._columns[group]
+        share = len(columns) / self.training.batch_size
+        losses: dict[str, Tensor] = {}
+
+        def objective() -> Tensor:
+            until = batch.start + batch.length
+            words = self.train[batch.start : until, columns]
+            target = self.train[batch.start + 1 : until + 1, columns]
+            encoded = self.encode(self.model, "model", group, words, batch, self._dropout)
+            losses.update(self.parts(encoded, target, batch, group))
+            losses["loss"] = whole = sum(losses.values())
+            if self.training.regularised:
+                whole = whole + self.model.regularisation(encoded)
+            return whole * share
+
+        self._gradients.add(objective, more=group + 1 < len(self._columns))
+        return {name: part.detach() * share for name, part in losses.items()}
 
     @abstractmethod
-    def parts(self, encoded, target: Tensor, batch: Piece, columns: Tensor) -> dict[str, Tensor]:
-        """The mean loss per token of the streams ``columns`` of a piece, in its parts."""
+    def parts(self, encoded, target: Tensor, batch: Piece, group: int) -> dict[str, Tensor]:
+        """The mean loss per token of a group of streams of a piece, in its parts."""
 
-    def encode(self, model: StreamModel, name: str, words: Tensor, batch: Piece, dropout=None):
-        """Encode with the state that the piece before this one left under ``name``."""
-        if batch.start == 0:
-            self._states[name] = model.start(words.shape[1])
+    def encode(
+        self, model: StreamModel, name: str, group: int, words: Tensor, batch: Piece, dropout=None
+    ):
+        """Encode with the state that ``name`` had after the piece before this one."""
+        if batch.start == 0 and group == 0:
+            self._states[name] = [model.start(len(columns)) for columns in self._columns]
+        states = self._states[name]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-            encoded, self._states[name] = model.encode(words, self._states[name], dropout)
+            encoded, states[group] = model.encode(words, states[group], dropout)
         return encoded
 
     def on_valid(self, read: Read, *models: StreamModel) -> Tensor:
@@ -134,11 +156,11 @@ class StreamTask(Task):
         return over_tokens(models, self.valid, self.eos, read, VALIDATION_STREAMS)
 
     def carried(self) -> dict[str, Tensor]:
-        """Recurrent states, and the state of the dropout's generator."""
+        """Recurrent states of all streams, and the state of the dropout's generator."""
         tensors = {
-            f"{name}.{number}": tensor
-            for name, state in self._states.items()
-            for number, tensor in enumerate(state)
+            f"{name}.{number}": distributed.joined(torch.cat(groups), self.training.batch_size)
+            for name, states in self._states.items()
+            for number, groups in enumerate(zip(*states, strict=True))
         }
         if self._dropout is not None:
             tensors["dropout"] = self._dropout.get_state()
@@ -149,10 +171,11 @@ class StreamTask(Task):
         tensors = dict(tensors)
         if self._dropout is not None:
             self._dropout.set_state(tensors.pop("dropout").cpu())
-        self._states = {}
+        states: dict[str, list[tuple[Tensor, ...]]] = {}
         for name, tensor in tensors.items():  # in the order in which they were carried
-            name = name.rsplit(".", 1)[0]
-            self._states[name] = (*self._states.get(name, ()), tensor)
+            groups = [tensor[self._mine][columns] for columns in self._columns]
+            states.setdefault(name.rsplit(".", 1)[0], []).append(groups)
+        self._states = {name: list(zip(*parts, strict=True)) for name, parts in states.items()}
 
 
 class LanguageModelStreams(StreamTask):
@@ -160,7 +183,7 @@ class LanguageModelStreams(StreamTask):
 
     criterion = "perplexity"
 
-    def parts(self, encoded, target, batch, columns) -> dict[str, Tensor]:
+    def parts(self, encoded, target, batch, group) -> dict[str, Tensor]:
         """Cross-entropy alone."""
         return {"cross_entropy": -self.model.log_q_of(encoded, target).mean()}
 
@@ -178,11 +201,11 @@ class DiscriminatorStreams(StreamTask):
         super().__init__(*args, **options)
         self._q0 = q0
 
-    def parts(self, encoded, target, batch, columns) -> dict[str, Tensor]:
+    def parts(self, encoded, target, batch, group) -> dict[str, Tensor]:
         """D^(q) and D^(p)."""
         with torch.no_grad():
-            words = self.train[batch.start : batch.start + batch.length, columns]
-            log_q0 = self._q0.log_q(self.encode(self._q0, f"q0.{int(columns[0])}", words, batch))
+            words = self.train[batch.start : batch.start + batch.length, self._columns[group]]
+            log_q0 = self._q0.log_q(self.encode(self._q0, "q0", group, words, batch))
         d_q, d_p = self.model.discriminator_loss(encoded, log_q0, target)
         return {"d_q": d_q.mean(), "d_p": d_p.mean()}
 
@@ -224,9 +247,10 @@ class FinetuningStreams(StreamTask):
         if discriminator is not None:
             self._log_odds = along([discriminator], *text, discriminator.log_odds_of)
 
-    def parts(self, encoded, target, batch, columns) -> dict[str, Tensor]:
+    def parts(self, encoded, target, batch, group) -> dict[str, Tensor]:
         """Cross-entropy and the estimated reverse KL divergence."""
         rows = slice(batch.start, batch.start + batch.length)
+        columns = self._columns[group]
         frozen = (values[rows, columns] for values in (self._log_q0, self._log_odds))
         cross_entropy, reverse_kl = finetuning_loss(self.model.log_q_of(encoded, target), *frozen)
         return {"cross_entropy": cross_entropy.mean(), "reverse_kl": reverse_kl.mean()}

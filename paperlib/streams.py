@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paperlib import distributed
 from paperlib.models.stream import StreamModel
 
 PIECE = 70
@@ -78,28 +79,32 @@ def over_tokens(
 
     The first token follows an ``eos``. The tokens are read in ``streams`` parts side by side, for
     speed; each but the first starts ``WARM_UP`` tokens early, so the result does not depend on
-    their number but for what the state still holds of what came before that.
+    their number but for what the state still holds of what came before that. Several processes
+    that train together share the parts, and all get all values.
     """
-    streams = max(1, min(streams, len(tokens) // 2))
+    streams = max(1, min(max(streams, distributed.size()), len(tokens) // 2))
+    mine = distributed.share(streams)
     length = -(-len(tokens) // streams)
     warm_up = min(WARM_UP, length)
     history = torch.cat([tokens.new_full((1,), eos), tokens])  # history[i] is followed by tokens[i]
-    start = torch.arange(streams, device=tokens.device) * length
+    start = torch.arange(streams, device=tokens.device)[mine] * length
+    from_the_start = int(mine.start == 0)
 
     def columns(offset: int, steps: int, first: int = 0) -> Tensor:
         steps = torch.arange(offset, offset + steps, device=tokens.device)
         return (start[first:] + steps[:, None]).clamp_max(len(tokens) - 1)
 
-    states = [model.start(1) for model in models]
-    if streams > 1:
-        early = columns(-warm_up, warm_up, first=1)
+    states = [model.start(from_the_start) for model in models]
+    if len(start) > from_the_start:
+        early = columns(-warm_up, warm_up, first=from_the_start)
         states = [
             tuple(map(_join, zero, _state_after(model, history[early])))
             for model, zero in zip(models, states, strict=True)
         ]
     counted = columns(0, length)
     values = along(models, history[counted], tokens[counted], read, states)
-    return values.transpose(0, 1).flatten(0, 1)[: len(tokens)]
+    values = distributed.joined(values.transpose(0, 1), streams)
+    return values.flatten(0, 1)[: len(tokens)]
 
 
 def _state_after(model: StreamModel, words: Tensor) -> tuple[Tensor, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from paperlib import distributed
 from paperlib.averaging import Average
 from paperlib.checkpoints import load_state, save_state
 from paperlib.progress import bar
@@ -53,7 +54,8 @@ class Task(ABC):
     def backward(self, batch) -> dict[str, Tensor]:
         """Add the gradients of a batch's objective to the parameters.
 
-        Returns its mean loss per token as ``loss``, and what else is to be averaged over an epoch.
+        Returns its mean loss per token as ``loss``, and what else is to be averaged over an epoch;
+        of several processes that train together, each its part of these sums.
         """
 
     @abstractmethod
@@ -121,6 +123,7 @@ class Trainer:
         self.average: Average | None = None
         self.best_weights: dict[str, Tensor] = {}
         self._saved_at = time.monotonic()
+        self._save_is_due = False
         self._measured: list[tuple[dict[str, Tensor], int]] = []
         self._read_every = READ_EVERY if next(task.model.parameters()).is_cuda else 1
         self._last_loss = math.nan
@@ -131,7 +134,7 @@ class Trainer:
 
         Raises :class:`TrainingError` when the loss stops being finite.
         """
-        if self.checkpoint.is_file():
+        if distributed.any_says(self.checkpoint.is_file()):
             self._load()
         else:
             self._validate({})
@@ -158,7 +161,7 @@ class Trainer:
                 steps.set_postfix(loss=loss, **self._last_measure(), refresh=False)
                 steps.update()
                 state.seconds = time.monotonic() - started
-                if time.monotonic() - self._saved_at > CHECKPOINT_EVERY_SECONDS:
+                if self._save_is_due:
                     self._save()
         self._read()
         tokens = state.sums.pop("tokens")
@@ -181,6 +184,8 @@ class Trainer:
         self._measured.append((measured, task.tokens(batch)))
         if len(self._measured) == self._read_every:
             self._read()
+            waited = time.monotonic() - self._saved_at
+            self._save_is_due = distributed.any_says(waited > CHECKPOINT_EVERY_SECONDS)
 
     def _read(self) -> None:
         """Take in the measures of the last batches, which stops a GPU until they are there."""
@@ -188,6 +193,7 @@ class Trainer:
         if not waiting:
             return
         values = torch.stack([torch.stack(list(measured.values())) for measured, _ in waiting])
+        values = distributed.total(values)
         sums = Counter(state.sums)
         for row, (measured, tokens) in zip(values.tolist(), waiting, strict=True):
             means = dict(zip(measured, row, strict=True))
@@ -261,7 +267,7 @@ class Trainer:
             "carried": self.task.carried(),
         }
         save_state(self.checkpoint, state)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._save_is_due = time.monotonic(), False
 
     def _load(self) -> None:
         model = self.task.model

@@ -1,0 +1,63 @@
+"""Starting the processes that train together, as torchrun does, and saying what became of them."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from torch.distributed.elastic.agent.server.api import SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from paperlib.threads import cores
+
+SECONDS_TO_STOP = 15
+"""What processes have for their ends when one of them has failed."""
+
+
+class ProcessesError(Exception):
+    """The processes did not come to their end; the message says which one failed first, and how."""
+
+
+def run(
+    arguments: Sequence[str], processes: int, machines: int = 1, meet: str = "localhost:0"
+) -> None:
+    """``python -m paperlib`` with ``arguments`` in some processes on this machine.
+
+    On several machines this is called on each with the same ``meet``, the host and port of one of
+    them. Raises :class:`ProcessesError` as soon as one fails, having ended the others, and
+    ``KeyboardInterrupt`` where the user does.
+    """
+    # What it has to say about a failure is in the exception.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    config = LaunchConfig(
+        min_nodes=machines,
+        max_nodes=machines,
+        nproc_per_node=processes,
+        run_id="paperlib",
+        rdzv_backend="c10d",
+        rdzv_endpoint=meet,
+        max_restarts=0,
+        shutdown_timeout=SECONDS_TO_STOP,
+        logs_specs=DefaultLogsSpecs(),
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "paperlib", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise ProcessesError(_says(rank, processes * machines, failure)) from None
+    except SignalException:
+        raise KeyboardInterrupt from None
+
+
+def _says(rank: int, number: int, failure: ProcessFailure) -> str:
+    which = f"Process {rank} of {number} (counted from 0)"
+    after = "The checkpoint is whole; the next start goes on from there."
+    if failure.exitcode < 0:
+        memory = ", most often because the memory ran out" if failure.exitcode == -9 else ""
+        return f"{which} was ended by {failure.signal_name()}{memory}. {after}"
+    if failure.exitcode == 0 or not failure.error_file_data.get("message"):
+        return f"{which} ended with exit code {failure.exitcode}. {after}"
+    return f"{which} failed: {failure.message}. {after}"
