@@ -18,12 +18,7 @@ class CheckpointError(RuntimeError):
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file beside ``path`` and move it there: all of it or nothing.
-
-    Of several processes that train together, only the first one writes.
-    """
-    if distributed.rank() > 0:
-        return
+    """Let ``write`` fill a file beside ``path`` and move it there: all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -33,10 +28,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def save(path: Path, write: Callable[[Path], None]) -> None:
+    """:func:`write_atomically`, but by the first of several processes that train together."""
+    if distributed.rank() == 0:
+        write_atomically(path, write)
+
+
 def save_json(path: Path, value) -> None:
     """Write ``value`` as JSON, atomically."""
     text = json.dumps(value, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+    save(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def load_json(path: Path):
@@ -50,7 +51,7 @@ def load_json(path: Path):
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write the weights of ``model`` as safetensors, atomically."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda file: save_file(tensors, file))
+    save(path, lambda file: save_file(tensors, file))
 
 
 def load_weights(path: Path, model: nn.Module) -> nn.Module:
@@ -64,7 +65,7 @@ def load_weights(path: Path, model: nn.Module) -> nn.Module:
 
 def save_state(path: Path, state: dict) -> None:
     """Write a dictionary of tensors, numbers, strings and containers of these, atomically."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    save(path, lambda file: torch.save(state, file))
 
 
 def load_state(path: Path, device: torch.device) -> dict:

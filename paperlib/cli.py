@@ -119,6 +119,7 @@ def large(
         arguments = ["large", "--profile", profile, "--output", str(output)]
         return _in_processes(arguments, report, processes, machines, meet)
     from paperlib import distributed
+    from paperlib.corpora import CorpusError
     from paperlib.large_study import run_large
     from paperlib.shards.documents import TextError
 
@@ -130,7 +131,7 @@ def large(
                     print("Section 4.3: what is trained already is found again.", file=sys.stderr)
                 result = run_large(loaded)
             return result if first else None
-        except TextError as error:
+        except (CorpusError, TextError) as error:
             raise UsageError(f"{error}.") from None
 
     return _job("The large-scale experiment", compute, output, report)
@@ -172,7 +173,7 @@ def shards(folder: Path, threads: int | None, **options) -> int:
         raise UsageError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
     except TextError as error:
         raise UsageError(f"{error}.") from None
-    print(made.folder)
+    print(made.address)
     print(f"{len(made.words())} words, most of all {', '.join(made.words()[2:8])}")
     for split in SPLITS:
         print(f"{split}: {made.tokens(split)} tokens in {len(made.parts(split))} parts")
@@ -225,6 +226,8 @@ def _in_processes(
     try:
         together.run(arguments, processes, machines, meet)
     except together.ProcessesError as error:
+        if error.traceback:
+            print(error.traceback, file=sys.stderr)
         return _fail(str(error), report)
     return 0
 

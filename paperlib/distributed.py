@@ -5,6 +5,7 @@ CPUs. Everything here holds for a process by itself too, which has nobody to sen
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -39,6 +40,7 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:
         # The group is left as it is: to take leave of processes that are gone may take forever.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it need not be told to end
         get_error_handler().record_exception(error)
         raise Reported from error
     dist.destroy_process_group()

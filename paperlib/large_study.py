@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 
 from paperlib import distributed, settings, stages
-from paperlib.checkpoints import write_atomically
+from paperlib.checkpoints import save
 from paperlib.divergences import kl
 from paperlib.estimates import interval_of_mean
 from paperlib.frequency_bins import change_by_bin
+from paperlib.shards.parts import Shards
 from paperlib.shards.prepare import TextSettings, prepare
 from paperlib.shards.texts import ShardedText, SyntheticText
 from paperlib.stages import Trained
@@ -36,18 +37,16 @@ class LargeStudy(TextStudy):
 
     def __init__(self, profile: settings.Profile, seed: int = 0):
         own = profile.large
-        folder = _folder(own)
-        if folder is not None:
-            with distributed.first_goes_first():
-                shards = prepare(folder, _text_settings(own))
-            text, key = ShardedText(shards, seed), {"shards": shards.folder.name}
-            self.title = f"text of the folder {folder.name}"
+        shards, self.title = _shards(own)
+        if shards is not None:
+            text = ShardedText(shards, seed, parts_at_once=own.parts_at_once)
+            key = {"shards": shards.checksum}
         else:
             language = TrigramLanguage(n_words=own.words - 1)
             sizes = {name: getattr(own, name) for name in ("part", "valid", "test", "length")}
-            text, key = SyntheticText(language, seed, **sizes), {"words": own.words} | sizes
-            self.title = "the synthetic language"
-        super().__init__(own, "large", text, key, seed)
+            text = SyntheticText(language, seed, **sizes, parts_at_once=own.parts_at_once)
+            key = {"words": own.words} | sizes
+        super().__init__(own, "large", text, key | {"at_once": own.parts_at_once}, seed)
 
     @property
     def knows_p(self) -> bool:
@@ -79,10 +78,11 @@ class LargeStudy(TextStudy):
         yield "finetuning_cross_entropy", self.cross_entropy
 
     def tokens_seen(self, epochs: int) -> int:
-        """Tokens of the first ``epochs`` parts."""
+        """Tokens of the parts of the first ``epochs`` epochs."""
+        parts = range(epochs * self.text.parts_at_once)
         if self.knows_p:
-            return epochs * self.part_tokens
-        return sum(len(self.text.train_part(epoch)) for epoch in range(epochs))
+            return len(parts) * self.part_tokens
+        return sum(len(self.text.train_part(number)) for number in parts)
 
     @cached_property
     def test_log_p(self) -> np.ndarray:
@@ -90,7 +90,7 @@ class LargeStudy(TextStudy):
 
         def compute(folder: Path) -> None:
             log_p = self.text.log_p(self.text.test)
-            write_atomically(folder / "log_p.npy", lambda path: _save(path, log_p))
+            save(folder / "log_p.npy", lambda path: _save(path, log_p))
 
         folder = stages.once("large_log_p", self._text_key | {"seed": self.seed}, compute)
         return np.load(folder / "log_p.npy")
@@ -164,17 +164,19 @@ def _save(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def _text_settings(own: settings.LargeScale) -> TextSettings:
-    return TextSettings(
+def _shards(own: settings.LargeScale) -> tuple[Shards | None, str]:
+    """The shards that the settings name, if any, and what they are of."""
+    if own.shards is not None:
+        return Shards(own.shards), f"text of the shards {own.shards.rstrip('/').split('/')[-1]}"
+    data = os.environ.get("PAPERLIB_DATA")
+    folder = Path(data).expanduser() / own.folder if own.folder and data else None
+    if folder is None or not folder.is_dir():
+        return None, "the synthetic language"
+    options = TextSettings(
         vocabulary=own.words, part_bytes=own.part_bytes, valid=own.held_out, test=own.held_out
     )
-
-
-def _folder(own: settings.LargeScale) -> Path | None:
-    if own.folder is None or "PAPERLIB_DATA" not in os.environ:
-        return None
-    folder = Path(os.environ["PAPERLIB_DATA"]).expanduser() / own.folder
-    return folder if folder.is_dir() else None
+    with distributed.first_goes_first():
+        return prepare(folder, options), f"text of the folder {folder.name}"
 
 
 def run_large(profile: settings.Profile) -> dict:

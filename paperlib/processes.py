@@ -17,7 +17,14 @@ SECONDS_TO_STOP = 15
 
 
 class ProcessesError(Exception):
-    """The processes did not come to their end; the message says which one failed first, and how."""
+    """The processes did not come to their end; the message says which one failed first, and how.
+
+    ``traceback`` is the long form, empty where there is none.
+    """
+
+    def __init__(self, message: str, traceback: str):
+        super().__init__(message)
+        self.traceback = traceback
 
 
 def run(
@@ -47,17 +54,22 @@ def run(
         elastic_launch(config, sys.executable)("-m", "paperlib", *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise ProcessesError(_says(rank, processes * machines, failure)) from None
+        raise _error(rank, processes * machines, failure) from None
     except SignalException:
         raise KeyboardInterrupt from None
 
 
-def _says(rank: int, number: int, failure: ProcessFailure) -> str:
+def _error(rank: int, number: int, failure: ProcessFailure) -> ProcessesError:
     which = f"Process {rank} of {number} (counted from 0)"
-    after = "The checkpoint is whole; the next start goes on from there."
+    recorded = failure.error_file_data["message"]
+    traceback = ""
     if failure.exitcode < 0:
         memory = ", most often because the memory ran out" if failure.exitcode == -9 else ""
-        return f"{which} was ended by {failure.signal_name()}{memory}. {after}"
-    if failure.exitcode == 0 or not failure.error_file_data.get("message"):
-        return f"{which} ended with exit code {failure.exitcode}. {after}"
-    return f"{which} failed: {failure.message}. {after}"
+        what = f"was ended by {failure.signal_name()}{memory}"
+    elif isinstance(recorded, dict):
+        what = f"failed: {recorded['message']}"
+        traceback = recorded["extraInfo"]["py_callstack"]
+    else:
+        what = f"ended with exit code {failure.exitcode}"
+    after = "What is finished stays; the next start goes on from the last checkpoint."
+    return ProcessesError(f"{which} {what}. {after}", traceback)

@@ -268,15 +268,20 @@ class Experiment(Settings):
 class LargeScale(Settings):
     """Section 4.3: text that comes in parts, an epoch being one part.
 
-    The text is that of a folder of ``PAPERLIB_DATA``, if ``folder`` names one that is there, and
-    else sentences of the synthetic language with ``words`` words.
+    The text is that of ``shards`` made elsewhere, at an address that fsspec reads; or that of a
+    folder of ``PAPERLIB_DATA``, if ``folder`` names one that is there; or else sentences of the
+    synthetic language with ``words`` words.
     """
 
+    shards: str | None = None
     folder: str | None = None
     words: Annotated[int, Field(ge=3)] = 100_000
     """Size of the vocabulary."""
     part_bytes: Count = 20_000_000
     """Text of a part of a folder."""
+    parts_at_once: Count = 1
+    """Parts of an epoch. The streams of a batch are shared out among them, so that of many
+    processes each reads a part of its own."""
     held_out: Probability = 0.001
     """Share of a folder's documents that is validation text, and as much test text."""
     part: Count

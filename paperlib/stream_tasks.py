@@ -5,6 +5,8 @@ T steps of a piece. Losses are per token, in nats.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Protocol
 
 import numpy as np
@@ -35,8 +37,11 @@ class Text(Protocol):
     valid: np.ndarray
     """Token ids ``(N,)`` of the validation text."""
 
-    def train_part(self, epoch: int) -> np.ndarray:
-        """Token ids ``(N,)`` that an epoch is trained on; the same array means the same text."""
+    parts_at_once: int
+    """Parts that an epoch is trained on."""
+
+    def train_part(self, number: int) -> np.ndarray:
+        """Token ids ``(N,)`` of a part of the text; the same array means the same text."""
 
 
 class StreamTask(Task):
@@ -66,7 +71,7 @@ class StreamTask(Task):
         self.eos = text.eos
         self.device = next(model.parameters()).device
         self._text = text
-        self._part: np.ndarray | None = None
+        self._parts: list[np.ndarray] = []
         self.valid = on_device(text.valid, self.device)
         self._seed = seed
         self._dropout = None
@@ -90,10 +95,11 @@ class StreamTask(Task):
         return pieces(len(self.train) - 1, bptt, bptt + self.training.bptt_excess, rng)
 
     def _read(self, epoch: int) -> None:
-        part = self._text.train_part(epoch)
-        if part is not self._part:
-            self._part = part
-            own = streams(part, self.training.batch_size)[:, self._mine]
+        numbers = range(epoch * self._text.parts_at_once, (epoch + 1) * self._text.parts_at_once)
+        parts = [self._text.train_part(number) for number in numbers]
+        if any(part is not known for part, known in zip_longest(parts, self._parts)):
+            self._parts = parts
+            own = streams_of(parts, self.training.batch_size, self._mine)
             self.train = on_device(own, self.device)
             self.new_text()
 
@@ -259,6 +265,22 @@ class FinetuningStreams(StreamTask):
         """Perplexity, eq. (12), and how its estimate comes about."""
         log_q = self.on_valid(self.model.log_q_of, self.model)
         return finetuning_measures(log_q, *self._valid_frozen)
+
+
+def streams_of(parts: Sequence[np.ndarray], number: int, mine: slice) -> np.ndarray:
+    """``mine`` of ``number`` streams, of which each part gives as many: ``(n, B)``.
+
+    Only the text of these is read. Raises :class:`~paperlib.training.TrainingError` where the parts
+    cannot have as many streams each.
+    """
+    if number % len(parts):
+        raise TrainingError(
+            f"a batch of {number} streams cannot be shared out among {len(parts)} parts; choose a "
+            "`batch_size` that `parts_at_once` divides"
+        )
+    columns = [stream for part in parts for stream in streams(part, number // len(parts)).T]
+    steps = min(map(len, columns))
+    return np.stack([stream[:steps] for stream in columns[mine]], axis=1)
 
 
 def on_device(tokens: np.ndarray, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from paperlib import hardware, stages
-from paperlib.checkpoints import write_atomically
+from paperlib.checkpoints import save
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
@@ -151,7 +151,7 @@ class TextStudy:
 
         def compute(folder: Path) -> None:
             values = {split: self.log_q(trained, split).cpu() for split in ("valid", "test")}
-            write_atomically(folder / "log_q.safetensors", lambda file: save_file(values, file))
+            save(folder / "log_q.safetensors", lambda file: save_file(values, file))
 
         folder = stages.once(
             f"{self.kind}_log_q", self._data_key | {"model": trained.address}, compute

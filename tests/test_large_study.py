@@ -148,6 +148,14 @@ def test_a_folder_of_text_takes_the_place_of_the_stream(folder_study, study):
     assert set(folder_study.who_gains()["bin"]) <= {"1–10", "11–20"}
 
 
+def test_shards_made_elsewhere_give_the_same_study(folder_study):
+    address = folder_study.text.shards.address
+    own = folder_study.settings.model_copy(update={"shards": address})
+    other = LargeStudy(PROFILE.model_copy(update={"large": own}))
+    assert other.title.startswith("text of the shards")
+    assert other.initial.folder == folder_study.initial.folder
+
+
 def test_text_too_short_for_its_splits_is_refused(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "data" / "large"
     folder.mkdir(parents=True)

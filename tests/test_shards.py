@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -94,8 +95,10 @@ def test_shards_are_the_same_bytes_whatever_the_threads(folder, tmp_path, monkey
     for threads in (1, 4):
         monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / f"runs{threads}"))
         shards = prepare.prepare(folder, TextSettings(**PLAIN), threads)
-        files = sorted(path for path in shards.folder.rglob("*") if path.suffix in (".npy", ".txt"))
-        made.append({str(p.relative_to(shards.folder)): p.read_bytes() for p in files})
+        files = sorted(
+            path for path in Path(shards.address).rglob("*") if path.suffix in (".npy", ".txt")
+        )
+        made.append({str(p.relative_to(shards.address)): p.read_bytes() for p in sorted(files)})
     assert made[0] == made[1]
     part = shards.parts("train")[0]
     assert part.sha256 == hashlib.sha256(part.ids().tobytes()).hexdigest()
@@ -118,7 +121,7 @@ def test_an_interrupted_run_goes_on_to_the_same_shards(folder, tmp_path, monkeyp
             with pytest.raises(KeyboardInterrupt):
                 prepare.prepare(folder, TextSettings(**PLAIN), 1)
     resumed = prepare.prepare(folder, TextSettings(**PLAIN), 1)
-    assert not list(resumed.folder.rglob("*.tmp"))
+    assert not list(Path(resumed.address).rglob("*.tmp"))
     assert resumed.words() == whole.words()
     for split in documents.SPLITS:
         assert [part.sha256 for part in resumed.parts(split)] == [
@@ -130,10 +133,10 @@ def test_what_is_made_is_found_again_until_a_file_changes(folder, monkeypatch):
     first = prepare.prepare(folder, TextSettings(**PLAIN))
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "_Preparation", None)
-        assert prepare.prepare(folder, TextSettings(**PLAIN)).folder == first.folder
+        assert prepare.prepare(folder, TextSettings(**PLAIN)).address == first.address
     with (folder / "a.txt").open("a", encoding="utf-8") as file:
         file.write("\n\none more\n")
-    assert prepare.prepare(folder, TextSettings(**PLAIN)).folder != first.folder
+    assert prepare.prepare(folder, TextSettings(**PLAIN)).address != first.address
 
 
 def cut_off(path):
@@ -171,6 +174,63 @@ def test_a_damaged_file_is_named_and_fatal_or_left_out(folder, name, damage, say
     without = prepare.prepare(folder, TextSettings(**PLAIN))
     assert shards.words() == without.words()
     np.testing.assert_array_equal(read(shards, "train"), read(without, "train"))
+
+
+def test_small_files_share_a_part_and_a_large_compressed_one_becomes_many(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    lines = random_text(3, 400).split("\n\n")
+    for number, line in enumerate(lines):
+        (folder / f"{number:04}.txt").write_text(line + "\n", encoding="utf-8")
+    options = TextSettings(tokens="whitespace", vocabulary=60, part_bytes=4000, valid=0, test=0)
+    small = prepare.prepare(folder, options)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert len(small.parts("train")) == pytest.approx(size / 4000, rel=0.2)
+
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "all.gz").write_bytes(gzip.compress("\n\n".join(lines).encode()))
+    large = prepare.prepare(packed, options)
+    np.testing.assert_array_equal(read(large, "train"), read(small, "train"))
+    tokens = [part.tokens for part in large.parts("train")]
+    assert len(tokens) == pytest.approx(size / 4000, rel=0.2)
+    usual = np.median(tokens)
+    assert 0.5 * usual <= min(tokens) <= max(tokens) <= 1.6 * usual
+
+
+def test_a_damaged_small_file_leaves_its_neighbours(tmp_path, monkeypatch):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.txt").write_text(random_text(number, 10), encoding="utf-8")
+    no_utf8(folder / "3.txt")
+    options = TextSettings(tokens="whitespace", vocabulary=60, damaged="skip", valid=0, test=0)
+    with monkeypatch.context() as patch:  # what was found damaged is known after an interruption
+        patch.setattr(prepare, "vocabulary_of", None)
+        with pytest.raises(TypeError):
+            prepare.prepare(folder, options)
+    shards = prepare.prepare(folder, options)
+    assert list(shards.left_out) == ["3.txt"]
+    (folder / "3.txt").unlink()
+    without = prepare.prepare(folder, options)
+    assert shards.words() == without.words()
+    np.testing.assert_array_equal(read(shards, "train"), read(without, "train"))
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=40),
+    st.integers(10, 50),
+)
+def test_parts_are_cut_without_loss_and_none_is_small(sizes, size):
+    cutter, start, parts = prepare.Cutter(size), 0, []
+    for length in sizes:  # a byte a token
+        ids = np.arange(start, start + length, dtype=np.uint32)
+        parts += cutter.add(ids, length)
+        start += length
+    parts.append(cutter.rest())
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(start))
+    if len(parts) > 1:
+        assert all(size / 2 <= len(part) <= 1.5 * size for part in parts)
 
 
 def test_a_byte_that_is_no_utf8_is_placed(folder):
@@ -219,6 +279,14 @@ def test_documents_do_not_depend_on_where_a_file_is_cut_in_pieces(tmp_path_facto
         ]
     words_found = b" ".join(found).split()
     assert words_found == b" ".join(lines).split()
+
+
+def test_no_word_has_a_space_in_it_however_the_text_ends():
+    for number in range(300):
+        text = "a b" + " c" * (number % 40) + "\n" * (number % 3) + " " * (number % 5)
+        found = words.words_of([text.encode()], "whitespace").to_pylist()
+        assert [word for word in found if word != END] == text.split()
+        assert found[-1] == END
 
 
 def test_lines_of_spaces_are_empty_and_line_ends_may_be_those_of_windows(tmp_path):

@@ -1,5 +1,6 @@
 """Text in parts: which part comes when, and training on it."""
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -8,10 +9,17 @@ from paperlib import training
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
 from paperlib.settings import StreamTraining
+from paperlib.shards.documents import TextError
+from paperlib.shards.parts import Shards
 from paperlib.shards.prepare import TextSettings, prepare
 from paperlib.shards.texts import ShardedText, SyntheticText
-from paperlib.stream_tasks import DiscriminatorStreams, FinetuningStreams, LanguageModelStreams
-from paperlib.training import Trainer
+from paperlib.stream_tasks import (
+    DiscriminatorStreams,
+    FinetuningStreams,
+    LanguageModelStreams,
+    streams_of,
+)
+from paperlib.training import Trainer, TrainingError
 from paperlib.trigram import TrigramLanguage
 
 SIZES = {"part": 30, "valid": 12, "test": 5, "length": 4}
@@ -38,7 +46,7 @@ def sharded(tmp_path, monkeypatch, seed=0):
     for number in range(5):
         lines = (" ".join(f"w{k}" for k in rng.integers(30, size=6)) for _ in range(40))
         (folder / f"{number}.txt").write_text("\n\n".join(lines), encoding="utf-8")
-    options = TextSettings(tokens="whitespace", vocabulary=25, valid=0.1, test=0.1)
+    options = TextSettings(tokens="whitespace", vocabulary=25, valid=0.1, test=0.1, part_bytes=900)
     return ShardedText(prepare(folder, options), seed)
 
 
@@ -133,3 +141,60 @@ def test_a_model_learns_from_shards(tmp_path, monkeypatch):
     task = LanguageModelStreams("language model", model, text, TRAINING, 0)
     history = Trainer(task, TRAINING, tmp_path / "model.pt").run().history
     assert history[-1]["perplexity"] < history[0]["perplexity"]
+
+
+def test_streams_of_an_epoch_come_from_its_parts_and_every_process_reads_its_own():
+    parts = [np.arange(start, start + size) for start, size in ((0, 21), (100, 26), (200, 23))]
+    whole = streams_of(parts, 6, slice(0, 6))
+    assert whole.shape == (10, 6)  # the shortest part has streams of ten tokens
+    for column, start in enumerate((0, 10, 100, 113, 200, 211)):
+        np.testing.assert_array_equal(whole[:, column], np.arange(start, start + 10))
+    shares = [streams_of(parts, 6, share) for share in (slice(0, 1), slice(1, 4), slice(4, 6))]
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole)
+    with pytest.raises(TrainingError, match="7 streams cannot be shared out among 3 parts"):
+        streams_of(parts, 7, slice(0, 7))
+
+
+def test_epochs_of_several_parts_take_each_part_once():
+    text = SyntheticText(TrigramLanguage(n_words=20), 0, **SIZES, parts_at_once=3)
+    model = AWDLSTM(text.n_words, NETWORK, torch.Generator().manual_seed(0))
+    task = LanguageModelStreams("language model", model, text, TRAINING, 0)
+    for epoch in (0, 1):
+        task.batches(epoch, 3)
+        parts = [text.train_part(3 * epoch + number) for number in range(3)]
+        expected = np.stack(parts, axis=1)  # one stream each
+        np.testing.assert_array_equal(task.train.numpy(), expected)
+
+
+def test_shards_elsewhere_are_fetched_once_and_checked(tmp_path, monkeypatch):
+    here = sharded(tmp_path, monkeypatch).shards
+    place = fsspec.filesystem("memory")
+    place.put(here.address, "/elsewhere", recursive=True)
+    try:
+        there = Shards("memory://elsewhere")
+        assert there.words() == here.words()
+        assert there.checksum == here.checksum
+        for split in ("train", "valid", "test"):
+            for one, other in zip(there.parts(split), here.parts(split), strict=True):
+                np.testing.assert_array_equal(one.ids(), other.ids())
+        first, second = (part.address for part in there.parts("train")[:2])
+        place.rm(first)  # it is here already
+        assert len(there.parts("train")[0].ids())
+
+        monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "other"))
+        with pytest.raises(TextError, match="cannot be fetched"):
+            there.parts("train")[0].ids()
+        content = bytearray(place.cat_file(second))
+        content[-1] ^= 1
+        place.pipe_file(second, bytes(content))
+        with pytest.raises(TextError, match="is damaged: its checksum is another one"):
+            there.parts("train")[1].ids()
+        assert not list((tmp_path / "other").rglob("*.npy"))
+    finally:
+        place.rm("/elsewhere", recursive=True)
+
+
+def test_an_address_without_shards_is_refused(tmp_path):
+    for address in ("memory://nothing", str(tmp_path)):
+        with pytest.raises(TextError, match="holds no shards"):
+            Shards(address)

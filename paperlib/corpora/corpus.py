@@ -1,6 +1,7 @@
 """A corpus as models read it: token ids of three splits and the words they stand for."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,8 +47,10 @@ class Corpus:
         """Id of ``<eos>``."""
         return self.words.index(EOS)
 
-    def train_part(self, epoch: int) -> np.ndarray:
-        """Token ids that an epoch is trained on: all of the training text, the same every time."""
+    parts_at_once: ClassVar[int] = 1
+
+    def train_part(self, number: int) -> np.ndarray:
+        """Token ids of a part of the training text: all of it, the same every time."""
         return self.train
 
     def head(

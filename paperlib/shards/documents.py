@@ -66,7 +66,7 @@ def segments(paths: list[Path], size: int) -> list[Segment]:
     """The files cut into stretches of about ``size`` bytes, compressed ones whole, in order.
 
     They are cut where a document ends, or a line if no document ends within ``PIECE`` bytes, or
-    else a word.
+    else a word. The last stretch of a file has half of ``size`` at least.
     """
     found = []
     for path in paths:
@@ -74,12 +74,28 @@ def segments(paths: list[Path], size: int) -> list[Segment]:
         cuts = []
         if SUFFIXES[path.suffix] is None:
             with path.open("rb") as file:
-                cuts = [_cut_after(file, at) for at in range(size, length, size)]
+                cuts = [_cut_after(file, at) for at in range(size, length - size // 2, size)]
         ends = sorted({cut for cut in cuts if cut < length})
         found += [
             Segment(path, start, stop)
             for start, stop in zip([0, *ends], [*ends, None], strict=True)
         ]
+    return found
+
+
+def groups(some: list[Segment], size: int) -> list[list[Segment]]:
+    """Segments that are worked on together: one of a file that was cut, or small files in a row
+    that come to about ``size`` bytes."""
+    found: list[list[Segment]] = []
+    room = 0
+    for segment in some:
+        whole = segment.start == 0 and segment.stop is None
+        length = segment.path.stat().st_size if whole else size
+        if not found or room < length / 2:
+            found.append([])
+            room = size
+        found[-1].append(segment)
+        room -= length
     return found
 
 

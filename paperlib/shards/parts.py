@@ -1,47 +1,94 @@
-"""Shards as they are read: a vocabulary, and parts of tokens that stay on the disk."""
+"""Shards as they are read: a vocabulary, and parts of tokens that stay on the disk.
 
+They may lie wherever fsspec reads: in a folder, or at an address such as ``s3://bucket/shards``, of
+which the parts are fetched when they are needed, once, and checked.
+"""
+
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import numpy as np
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
 
-from paperlib.checkpoints import load_json
+from paperlib import paths
+from paperlib.checkpoints import write_atomically
+from paperlib.shards.documents import TextError
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a split: the ids made of one segment of the text."""
+    """One part of a split: the ids made of some 20 MB of text."""
 
-    path: Path
+    place: fsspec.AbstractFileSystem
+    address: str
     tokens: int
     sha256: str
+    """Of the ids as little-endian bytes."""
 
     def ids(self) -> np.ndarray:
-        """``(tokens,)`` uint32, mapped into memory and read only."""
-        return np.load(self.path, mmap_mode="r")
+        """``(tokens,)`` uint32, mapped into memory and read only.
+
+        Raises :class:`~paperlib.shards.documents.TextError` for a part that cannot be fetched, or
+        arrives damaged.
+        """
+        if isinstance(self.place, LocalFileSystem):
+            return np.load(self.address, mmap_mode="r")
+        copy = paths.runs() / "shards" / "fetched" / f"{self.sha256}.npy"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(copy.with_suffix(".lock")):
+            if not copy.is_file():
+                write_atomically(copy, self._fetch)
+        return np.load(copy, mmap_mode="r")
+
+    def _fetch(self, path: Path) -> None:
+        try:
+            self.place.get_file(self.address, str(path))
+            ids = np.load(path)
+        except (OSError, ValueError) as error:
+            raise TextError(f"the part {self.address} cannot be fetched ({error})") from None
+        if hashlib.sha256(ids.astype("<u4").tobytes()).hexdigest() != self.sha256:
+            raise TextError(f"the part {self.address} is damaged: its checksum is another one")
 
 
 class Shards:
     """What :func:`paperlib.shards.prepare.prepare` made of a folder of text."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        index = load_json(folder / "index.json")
+    def __init__(self, address: str | Path):
+        """Raises :class:`~paperlib.shards.documents.TextError` where there are none."""
+        self.address = str(address)
+        self._place, self._root = fsspec.url_to_fs(self.address)
+        try:
+            text = self._read("index.json")
+            index = json.loads(text)
+        except (OSError, ValueError) as error:
+            raise TextError(f"{address} holds no shards ({error})") from None
+        self.checksum = hashlib.sha256(text.encode()).hexdigest()
+        """Of the index, and with it of all ids."""
         self.left_out: dict[str, str] = index["left_out"]
         """Files that could not be read, and why."""
         self._parts = {
-            split: [Part(folder / p["file"], p["tokens"], p["sha256"]) for p in parts]
+            split: [
+                Part(self._place, f"{self._root}/{p['file']}", p["tokens"], p["sha256"])
+                for p in parts
+            ]
             for split, parts in index["parts"].items()
         }
 
     def words(self) -> list[str]:
         """The vocabulary by id, the most frequent words first."""
-        return (self.folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        return self._read("vocabulary.txt").split("\n")[:-1]
 
     def parts(self, split: str) -> list[Part]:
-        """Parts of ``train``, ``valid`` or ``test``, in the order of the text; empty ones not."""
-        return [part for part in self._parts[split] if part.tokens]
+        """Parts of ``train``, ``valid`` or ``test``, in the order of the text."""
+        return self._parts[split]
 
     def tokens(self, split: str) -> int:
         """Number of tokens of a split."""
         return sum(part.tokens for part in self._parts[split])
+
+    def _read(self, name: str) -> str:
+        return self._place.cat_file(f"{self._root}/{name}").decode()

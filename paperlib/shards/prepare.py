@@ -1,8 +1,8 @@
 """From a folder of text to shards: once, in threads, resumed where it was interrupted.
 
-Two passes over the text. The first counts words, the second writes ids. Each works on segments of
-about ``part_bytes`` and keeps what it made of each, so that an interrupted run goes on with the
-next; the result does not depend on the number of threads.
+Two passes over the text. The first counts words, the second writes ids. Each works on groups of
+about ``part_bytes``, a stretch of a file or some small files, and keeps what it made of each, so
+that an interrupted run goes on with the next; the result does not depend on the number of threads.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from paperlib.shards.documents import (
     DamagedFile,
     Segment,
     TextError,
+    groups,
     pieces,
     segments,
     split_of,
@@ -79,17 +80,20 @@ class _Preparation:
         self, folder: Path, files: list[Path], settings: TextSettings, made: Path, threads: int
     ):
         self.folder, self.settings, self.made, self.threads = folder, settings, made, threads
-        self.segments = segments(files, settings.part_bytes)
-        self.partitions = min(4096, max(16, len(self.segments) // 16))
-        self.damaged: dict[Path, str] = {}
+        self.groups = groups(segments(files, settings.part_bytes), settings.part_bytes)
+        self.partitions = min(4096, max(16, len(self.groups) // 16))
+        self.left_out: dict[str, str] = {}
 
     def run(self) -> None:
         """Both passes, then the index that says they are done."""
-        self._over_segments("counting words", self._count, self.segments)
-        whole = [s for s in enumerate(self.segments) if s[1].path not in self.damaged]
-        counts = [self._file("counts", number) for number, _ in whole]
-        if not counts:
+        every = range(len(self.groups))
+        self._over_groups("counting words", self._count, every)
+        for number in every:
+            self.left_out |= load_json(self._file("counts", number, "json"))
+        whole = [number for number in every if self._readable(number)]
+        if not whole:
             raise TextError(f"no file in {self.folder} can be read to its end")
+        counts = [self._file("counts", number) for number in whole]
         listed = vocabulary_of(counts, self.settings.vocabulary, self.partitions)
         if len(listed) < 3:
             raise TextError(f"the training documents in {self.folder} have no words")
@@ -98,74 +102,83 @@ class _Preparation:
         write_atomically(
             self.made / "vocabulary.txt", lambda file: file.write_text(text, encoding="utf-8")
         )
-        self._over_segments("writing ids", self._encode, [segment for _, segment in whole])
-        parts = [load_json(self._file("parts", number, "json")) for number, _ in whole]
-        left_out = {str(path.relative_to(self.folder)): why for path, why in self.damaged.items()}
+        self._over_groups("writing ids", self._encode, whole)
+        parts = [load_json(self._file("parts", number, "json")) for number in whole]
         save_json(
             self.made / "index.json",
             {
                 "settings": self.settings.model_dump(),
-                "left_out": left_out,
-                "parts": {split: [part[split] for part in parts] for split in SPLITS},
+                "left_out": self.left_out,
+                "parts": {
+                    split: [one for part in parts for one in part[split]] for split in SPLITS
+                },
             },
         )
 
-    def _over_segments(
-        self, title: str, work: Callable[[int, Segment], None], chosen: Sequence[Segment]
-    ) -> None:
-        numbers = {segment: number for number, segment in enumerate(self.segments)}
+    def _over_groups(self, title: str, work: Callable[[int], None], chosen: Sequence[int]) -> None:
         with ThreadPoolExecutor(self.threads) as pool:
-            running = {pool.submit(work, numbers[segment], segment): segment for segment in chosen}
+            running = [pool.submit(work, number) for number in chosen]
             try:
                 for done in bar(as_completed(running), total=len(running), title=title):
-                    self._finish(done.result, running[done])
+                    done.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _finish(self, result: Callable[[], None], segment: Segment) -> None:
-        try:
-            result()
-        except DamagedFile as error:
-            if self.settings.damaged == "fatal":
-                raise
-            self.damaged[segment.path] = str(error)
-
-    def _count(self, number: int, segment: Segment) -> None:
-        path = self._file("counts", number)
-        if path.is_file():
+    def _count(self, number: int) -> None:
+        record = self._file("counts", number, "json")
+        if record.is_file():
             return
-        empty = pa.table(
-            {"word": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())}
-        )
-        counted = empty
-        for split, found in self._words(segment):
+        counted, left_out = [_none_counted()], {}
+        for segment in self.groups[number]:
+            try:
+                counted = [total([*counted, self._counted(segment)])]
+            except DamagedFile as error:
+                if self.settings.damaged == "fatal":
+                    raise
+                left_out[self._name(segment)] = str(error)
+        save_counts(self._file("counts", number), counted[0], self.partitions)
+        save_json(record, left_out)
+
+    def _counted(self, segment: Segment) -> pa.Table:
+        counted = _none_counted()
+        for split, found, _ in self._words(segment):
             if split == 0:
                 counted = total([counted, words.count(found)])
-        save_counts(path, counted, self.partitions)
+        return counted
 
-    def _encode(self, number: int, segment: Segment) -> None:
+    def _encode(self, number: int) -> None:
         record = self._file("parts", number, "json")
         if record.is_file():
             return
-        ids: list[list[np.ndarray]] = [[] for _ in SPLITS]
-        for split, found in self._words(segment):
-            ids[split].append(self.vocabulary.encode(found))
-        entry = {}
-        for name, arrays in zip(SPLITS, ids, strict=True):
-            tokens = np.concatenate([np.empty(0, np.uint32), *arrays])
-            path = self.made / name / f"{number:06d}.npy"
-            # By a file handle: given a name, NumPy would add an ending to the temporary one.
-            write_atomically(path, lambda file, tokens=tokens: _save(file, tokens))
-            entry[name] = {
-                "file": f"{name}/{path.name}",
-                "tokens": len(tokens),
-                "sha256": hashlib.sha256(tokens.astype("<u4").tobytes()).hexdigest(),
-            }
-        save_json(record, entry)
+        cutters = [Cutter(self.settings.part_bytes) for _ in SPLITS]
+        entries: dict[str, list[dict]] = {split: [] for split in SPLITS}
+        for segment in self._readable(number):
+            for split, found, size in self._words(segment):
+                for tokens in cutters[split].add(self.vocabulary.encode(found), size):
+                    self._keep(entries, number, split, tokens)
+        for split, cutter in enumerate(cutters):
+            self._keep(entries, number, split, cutter.rest())
+        save_json(record, entries)
 
-    def _words(self, segment: Segment) -> Iterator[tuple[int, pa.DictionaryArray]]:
-        """Words of a segment piece by piece, each with its split."""
+    def _keep(self, entries: dict, number: int, split: int, tokens: np.ndarray) -> None:
+        if not len(tokens):
+            return
+        name = SPLITS[split]
+        file = f"{name}/{number:06d}-{len(entries[name]):04d}.npy"
+        write_atomically(self.made / file, lambda path: _save(path, tokens))
+        checksum = hashlib.sha256(tokens.astype("<u4").tobytes()).hexdigest()
+        entries[name].append({"file": file, "tokens": len(tokens), "sha256": checksum})
+
+    def _readable(self, number: int) -> list[Segment]:
+        """Segments of a group but those of damaged files."""
+        return [one for one in self.groups[number] if self._name(one) not in self.left_out]
+
+    def _name(self, segment: Segment) -> str:
+        return str(segment.path.relative_to(self.folder))
+
+    def _words(self, segment: Segment) -> Iterator[tuple[int, pa.DictionaryArray, int]]:
+        """Words of a segment piece by piece, each with its split and its bytes of text."""
         shares = self.settings.valid, self.settings.test
         for documents in pieces(segment):
             by_split: list[list[bytes]] = [[] for _ in SPLITS]
@@ -173,10 +186,38 @@ class _Preparation:
                 by_split[split_of(document, self.settings.seed, shares)].append(document)
             for split, some in enumerate(by_split):
                 if some:
-                    yield split, words.words_of(some, self.settings.tokens)
+                    yield split, words.words_of(some, self.settings.tokens), sum(map(len, some))
 
     def _file(self, kind: str, number: int, suffix: str = "arrow") -> Path:
         return self.made / kind / f"{number:06d}.{suffix}"
+
+
+class Cutter:
+    """Cuts the ids of a text into parts of ``size`` bytes of it, the last of half as many at
+    least where there is more than one."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self._ids = [np.empty(0, np.uint32)]
+        self._bytes = 0
+
+    def add(self, ids: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Take in the ids of ``size`` bytes of text; what is full comes out."""
+        self._ids.append(ids)
+        self._bytes += size
+        while self._bytes >= 1.5 * self.size:
+            tokens = np.concatenate(self._ids)
+            at = round(len(tokens) * self.size / self._bytes)
+            self._ids, self._bytes = [tokens[at:]], self._bytes - self.size
+            yield tokens[:at]
+
+    def rest(self) -> np.ndarray:
+        """What is left."""
+        return np.concatenate(self._ids)
+
+
+def _none_counted() -> pa.Table:
+    return pa.table({"word": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())})
 
 
 def _state(path: Path) -> list[int]:

@@ -1,5 +1,5 @@
-"""Text that comes in parts, an epoch being one part (section 4.3): from shards, or without end from
-the synthetic language.
+"""Text that comes in parts, an epoch being one or some of them (section 4.3): from shards, or
+without end from the synthetic language.
 
 Both are what :mod:`paperlib.stream_tasks` trains on. The same seed gives the same parts in the same
 order, whichever of them are asked for.
@@ -22,8 +22,8 @@ class ShardedText:
 
     eos = 0
 
-    def __init__(self, shards: Shards, seed: int):
-        self.shards, self.seed = shards, seed
+    def __init__(self, shards: Shards, seed: int, *, parts_at_once: int = 1):
+        self.shards, self.seed, self.parts_at_once = shards, seed, parts_at_once
         self.n_words = len(shards.words())
         self._parts = shards.parts("train")
         for split in SPLITS:
@@ -33,10 +33,10 @@ class ShardedText:
                     "there are too few for the share that it gets"
                 )
 
-    def train_part(self, epoch: int) -> np.ndarray:
-        """``(N,)`` ids of the part of this epoch, on the disk."""
-        number, at = divmod(epoch, len(self._parts))
-        order = np.random.default_rng([self.seed, number]).permutation(len(self._parts))
+    def train_part(self, number: int) -> np.ndarray:
+        """``(N,)`` ids of a part, on the disk; they are counted on from pass to pass."""
+        passed, at = divmod(number, len(self._parts))
+        order = np.random.default_rng([self.seed, passed]).permutation(len(self._parts))
         return self._parts[order[at]].ids()
 
     @cached_property
@@ -70,15 +70,17 @@ class SyntheticText:
         valid: int,
         test: int,
         length: int = 10,
+        parts_at_once: int = 1,
     ):
         """``part``, ``valid`` and ``test`` are numbers of sentences of ``length`` words."""
         self.language, self.seed, self.length = language, seed, length
         self.n_words = language.n_words + 1
+        self.parts_at_once = parts_at_once
         self._sizes = {"train": part, "valid": valid, "test": test}
 
-    def train_part(self, epoch: int) -> np.ndarray:
-        """``(N,)`` ids of the part of this epoch: sentences that no other part has a hand in."""
-        return self._sentences("train", (self.seed, 0, epoch))
+    def train_part(self, number: int) -> np.ndarray:
+        """``(N,)`` ids of a part: sentences that no other part has a hand in."""
+        return self._sentences("train", (self.seed, 0, number))
 
     @cached_property
     def valid(self) -> np.ndarray:

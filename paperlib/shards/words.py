@@ -20,8 +20,10 @@ _SIGNS = r"([^\p{L}\p{N}\p{M}'\s<>_-])"
 def words_of(documents: Sequence[bytes], tokens: Tokens) -> pa.DictionaryArray:
     """All words of some documents in their order, each line ended by ``END``; lines without words
     are left out."""
-    text = b"\n".join(documents) + b"\n"
-    lines = pa.array([text.decode()], type=pa.large_string())
+    text = b"\n".join(documents).decode().rstrip()
+    # Nothing white at the very end: Arrow's splitting may leave it to the last word.
+    text = f"{text} {END}"
+    lines = pa.array([text], type=pa.large_string())
     if tokens == "words":
         lines = pc.replace_substring_regex(lines, _SIGNS, r" \1 ")
     lines = pc.replace_substring(lines, "\n", f" {END} ")

@@ -1,0 +1,181 @@
+"""Processes that train together: the numbers of one, however many, whoever is killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from paperlib import distributed, paths, processes
+
+CREW = Path(__file__).with_name("crew.py")
+SECONDS = 60
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """Smoke's section 4.3 in many short epochs; nine streams, which three processes can share."""
+    text = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8")
+    before, large = text.split("[large]")
+    large = large.replace("batch_size = 4", "batch_size = 9")
+    large = large.replace("part = 60", "part = 200").replace("bptt = 35", "bptt = 10")
+    large = large.replace("max_epochs = 3\npatience = 3", "max_epochs = 12\npatience = 12")
+    path = tmp_path / "own.toml"
+    path.write_text(f"{before}[large]{large}", encoding="utf-8")
+    return str(path)
+
+
+def environment(runs):
+    """One thread a process, and trainings in a folder of their own."""
+    return os.environ | {"PAPERLIB_RUNS": str(runs), "OMP_NUM_THREADS": "1"}
+
+
+def command(profile, output, number):
+    """Section 4.3 in so many processes."""
+    options = ["--profile", profile, "--output", str(output), "--processes", str(number)]
+    return [sys.executable, "-m", "paperlib", "large", *options]
+
+
+def histories(runs):
+    """The curve of every training that is done, by its address."""
+    return {
+        str(path.parent.relative_to(runs)): json.loads(path.read_text())["history"]
+        for path in sorted(runs.glob("*/*/progress.json"))
+    }
+
+
+def assert_same(found, expected):
+    """The same trainings with the same numbers, to what another order of summation may change."""
+    assert found.keys() == expected.keys()
+    for address, history in expected.items():
+        assert len(found[address]) == len(history)
+        for one, other in zip(found[address], history, strict=True):
+            assert one == pytest.approx(other, rel=2e-5, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_one_process_and_three_get_the_same_numbers(profile, tmp_path):
+    for number in (1, 3):
+        runs, output = tmp_path / f"runs{number}", tmp_path / f"{number}.json"
+        subprocess.run(
+            command(profile, output, number), env=environment(runs), check=True, timeout=300
+        )
+        record = json.loads(next(runs.glob("large_language_model/*/done.json")).read_text())
+        assert record["hardware"]["processes"] == number
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "3.json").read_text()
+    assert_same(histories(tmp_path / "runs3"), histories(tmp_path / "runs1"))
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_in_the_middle_of_an_epoch(profile, tmp_path):
+    def crew(runs, number, *stop):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        arguments = [f"--nproc-per-node={number}", str(CREW), profile, *stop]
+        subprocess.run([*launcher, *arguments], env=environment(runs), check=True, timeout=300)
+
+    crew(tmp_path / "whole", 1)
+    crew(tmp_path / "broken", 2, "17")
+    state = next((tmp_path / "broken").glob("*/*/checkpoint.pt"))
+    progress = torch.load(state, weights_only=True)["progress"]
+    assert progress["batch"] > 0  # in the middle
+    crew(tmp_path / "broken", 3, "9")
+    crew(tmp_path / "broken", 1)
+    assert_same(histories(tmp_path / "broken"), histories(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_with_its_checkpoint_whole(profile, tmp_path):
+    runs, output, report = tmp_path / "runs", tmp_path / "x.json", tmp_path / "report.txt"
+    job = subprocess.Popen(
+        [*command(profile, output, 2), "--report", str(report)],
+        env=environment(runs),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("large_language_model/*/checkpoint.pt")):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for child in psutil.Process(job.pid).children():
+        if child.environ().get("RANK") == "1":
+            child.kill()
+    killed = time.monotonic()
+    _, screen = job.communicate(timeout=SECONDS)
+    assert time.monotonic() - killed < SECONDS
+    assert job.returncode == 1
+    assert "Process 1 of 2 (counted from 0) was ended by SIGKILL" in report.read_text()
+    assert "the next start goes on from the last checkpoint" in report.read_text()
+    assert "Traceback" not in screen
+    assert not output.exists()
+
+    assert next(runs.glob("*/*/checkpoint.pt")).is_file()
+    subprocess.run(command(profile, output, 1), env=environment(runs), check=True, timeout=300)
+    whole = tmp_path / "whole"
+    subprocess.run(command(profile, output, 1), env=environment(whole), check=True, timeout=300)
+    assert_same(histories(runs), histories(whole))
+
+
+def test_what_cannot_be_shared_is_said_once(tmp_path):
+    text = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8")
+    before, large = text.split("[large]")
+    dropout = tmp_path / "dropout.toml"
+    dropout.write_text(
+        f"{before}[large]{large.replace('regularised = false', 'regularised = true')}",
+        encoding="utf-8",
+    )
+    report = tmp_path / "report.txt"
+    job = [*command(str(dropout), tmp_path / "x.json", 2), "--report", str(report)]
+    run = subprocess.run(
+        job, env=environment(tmp_path / "runs"), capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 1
+    assert report.read_text().count("training with dropout runs in one process") == 1
+    assert run.stderr.count("Traceback") <= 1
+
+
+def test_more_processes_than_streams_are_refused(monkeypatch):
+    from paperlib.large_study import LargeStudy
+    from paperlib.settings import load
+    from paperlib.training import TrainingError
+
+    monkeypatch.setattr(distributed, "share", lambda number: slice(number, number))
+    with pytest.raises(TrainingError, match="4 streams cannot be shared by more processes"):
+        _ = LargeStudy(load("smoke"), seed=77).initial
+
+
+def test_shares_are_all_there_is_and_nobody_has_two(monkeypatch):
+    monkeypatch.setattr(distributed, "size", lambda: 5)
+    for number in (5, 12, 64):
+        taken = []
+        for rank in range(5):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            mine = distributed.share(number)
+            taken += range(number)[mine]
+        assert taken == list(range(number))
+
+
+def test_a_process_by_itself_has_everything_and_waits_for_nobody():
+    values = torch.arange(6.0)
+    assert (distributed.rank(), distributed.size()) == (0, 1)
+    assert distributed.share(7) == slice(0, 7)
+    assert distributed.total(values) is values
+    assert distributed.joined(values, 6) is values
+    assert not distributed.any_says(False)
+    with distributed.first_goes_first():
+        distributed.wait()
+
+
+def test_a_failure_is_told_by_its_kind():
+    killed = processes.ProcessFailure(local_rank=1, pid=5, exitcode=-9, error_file="")
+    error = processes._error(3, 8, killed)
+    assert str(error).startswith("Process 3 of 8 (counted from 0) was ended by SIGKILL, most often")
+    ended = processes.ProcessFailure(local_rank=0, pid=5, exitcode=7, error_file="")
+    assert "Process 0 of 2 (counted from 0) ended with exit code 7." in str(
+        processes._error(0, 2, ended)
+    )
