@@ -33,7 +33,11 @@ class TextError(ValueError):
 
 
 class DamagedFile(TextError):
-    """A file that cannot be read to its end; the message is one sentence that names it."""
+    """The file ``path`` cannot be read to its end; the message is one sentence that names it."""
+
+    def __init__(self, path: Path, why: str):
+        super().__init__(f"{path} {why}")
+        self.path = path
 
 
 @dataclass(frozen=True)
@@ -121,11 +125,10 @@ def pieces(segment: Segment) -> Iterator[list[bytes]]:
             text.decode()  # refuses what is no UTF-8 before anything is made of it
             yield _documents(text)
     except UnicodeDecodeError as error:
-        raise DamagedFile(
-            f"{segment.path} is no UTF-8 at byte {where + error.start} of its text"
-        ) from None
+        why = f"is no UTF-8 at byte {where + error.start} of its text"
+        raise DamagedFile(segment.path, why) from None
     except (OSError, EOFError, pa.ArrowInvalid) as error:
-        raise DamagedFile(f"{segment.path} cannot be read to its end ({error})") from None
+        raise DamagedFile(segment.path, f"cannot be read to its end ({error})") from None
 
 
 def split_of(document: bytes, seed: int, shares: tuple[float, float]) -> int:

@@ -1,14 +1,17 @@
 """From a folder of text to shards: once, in threads, resumed where it was interrupted.
 
-Two passes over the text. The first counts words, the second writes ids. Each works on groups of
-about ``part_bytes``, a stretch of a file or some small files, and keeps what it made of each, so
-that an interrupted run goes on with the next; the result does not depend on the number of threads.
+Two passes. The first reads the text, numbers its words and counts them; the second turns the
+numbers into ids of the vocabulary. Each works on groups of about ``part_bytes``, a stretch of a
+file or some small files, and keeps what it made of each, so that an interrupted run goes on with
+the next; the result does not depend on the number of threads. For a time, as much disk is taken
+again as the shards take in the end.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -33,8 +36,9 @@ from paperlib.shards.documents import (
     split_of,
     text_files,
 )
+from paperlib.shards.draft import Draft
 from paperlib.shards.parts import Shards
-from paperlib.shards.vocabulary import save_counts, total, vocabulary_of
+from paperlib.shards.vocabulary import save_counts, vocabulary_of
 from paperlib.threads import cores
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -90,7 +94,11 @@ class _Preparation:
         self._over_groups("counting words", self._count, every)
         for number in every:
             self.left_out |= load_json(self._file("counts", number, "json"))
-        whole = [number for number in every if self._readable(number)]
+        whole = [
+            number
+            for number in every
+            if any(self._name(segment) not in self.left_out for segment in self.groups[number])
+        ]
         if not whole:
             raise TextError(f"no file in {self.folder} can be read to its end")
         counts = [self._file("counts", number) for number in whole]
@@ -129,23 +137,18 @@ class _Preparation:
         record = self._file("counts", number, "json")
         if record.is_file():
             return
-        counted, left_out = [_none_counted()], {}
-        for segment in self.groups[number]:
+        left_out: dict[str, str] = {}
+        while True:
+            readable = [one for one in self.groups[number] if self._name(one) not in left_out]
             try:
-                counted = [total([*counted, self._counted(segment)])]
+                counts = self._draft(number).write(self._words(readable))
+                break
             except DamagedFile as error:
                 if self.settings.damaged == "fatal":
                     raise
-                left_out[self._name(segment)] = str(error)
-        save_counts(self._file("counts", number), counted[0], self.partitions)
+                left_out[str(error.path.relative_to(self.folder))] = str(error)
+        save_counts(self._file("counts", number), counts, self.partitions)
         save_json(record, left_out)
-
-    def _counted(self, segment: Segment) -> pa.Table:
-        counted = _none_counted()
-        for split, found, _ in self._words(segment):
-            if split == 0:
-                counted = total([counted, words.count(found)])
-        return counted
 
     def _encode(self, number: int) -> None:
         record = self._file("parts", number, "json")
@@ -153,13 +156,13 @@ class _Preparation:
             return
         cutters = [Cutter(self.settings.part_bytes) for _ in SPLITS]
         entries: dict[str, list[dict]] = {split: [] for split in SPLITS}
-        for segment in self._readable(number):
-            for split, found, size in self._words(segment):
-                for tokens in cutters[split].add(self.vocabulary.encode(found), size):
-                    self._keep(entries, number, split, tokens)
+        for split, ids, size in self._draft(number).read(self.vocabulary.ids):
+            for tokens in cutters[split].add(ids, size):
+                self._keep(entries, number, split, tokens)
         for split, cutter in enumerate(cutters):
             self._keep(entries, number, split, cutter.rest())
         save_json(record, entries)
+        self._draft(number).remove()
 
     def _keep(self, entries: dict, number: int, split: int, tokens: np.ndarray) -> None:
         if not len(tokens):
@@ -170,23 +173,22 @@ class _Preparation:
         checksum = hashlib.sha256(tokens.astype("<u4").tobytes()).hexdigest()
         entries[name].append({"file": file, "tokens": len(tokens), "sha256": checksum})
 
-    def _readable(self, number: int) -> list[Segment]:
-        """Segments of a group but those of damaged files."""
-        return [one for one in self.groups[number] if self._name(one) not in self.left_out]
+    def _words(self, some: Sequence[Segment]) -> Iterator[tuple[int, pa.DictionaryArray, int]]:
+        """Words of segments piece by piece, each with its split and its bytes of text."""
+        shares = self.settings.valid, self.settings.test
+        for documents in chain.from_iterable(map(pieces, some)):
+            by_split: list[list[bytes]] = [[] for _ in SPLITS]
+            for document in documents:
+                by_split[split_of(document, self.settings.seed, shares)].append(document)
+            for split, own in enumerate(by_split):
+                if own:
+                    yield split, words.words_of(own, self.settings.tokens), sum(map(len, own))
 
     def _name(self, segment: Segment) -> str:
         return str(segment.path.relative_to(self.folder))
 
-    def _words(self, segment: Segment) -> Iterator[tuple[int, pa.DictionaryArray, int]]:
-        """Words of a segment piece by piece, each with its split and its bytes of text."""
-        shares = self.settings.valid, self.settings.test
-        for documents in pieces(segment):
-            by_split: list[list[bytes]] = [[] for _ in SPLITS]
-            for document in documents:
-                by_split[split_of(document, self.settings.seed, shares)].append(document)
-            for split, some in enumerate(by_split):
-                if some:
-                    yield split, words.words_of(some, self.settings.tokens), sum(map(len, some))
+    def _draft(self, number: int) -> Draft:
+        return Draft(self.made / "draft" / f"{number:06d}")
 
     def _file(self, kind: str, number: int, suffix: str = "arrow") -> Path:
         return self.made / kind / f"{number:06d}.{suffix}"
@@ -214,10 +216,6 @@ class Cutter:
     def rest(self) -> np.ndarray:
         """What is left."""
         return np.concatenate(self._ids)
-
-
-def _none_counted() -> pa.Table:
-    return pa.table({"word": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())})
 
 
 def _state(path: Path) -> list[int]:

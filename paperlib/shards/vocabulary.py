@@ -26,17 +26,21 @@ def total(tables: Sequence[pa.Table]) -> pa.Table:
     return summed.rename_columns({"count_sum": "count"})
 
 
-def save_counts(path: Path, counts: pa.Table, partitions: int) -> None:
-    """Write ``counts`` in ``partitions`` batches, atomically."""
-    words = counts["word"].to_pylist()
+def save_counts(path: Path, counts: dict[str, int], partitions: int) -> None:
+    """Write the counts of words in ``partitions`` batches, atomically."""
+    words = list(counts)
     of_word = np.array([zlib.crc32(word.encode()) % partitions for word in words], dtype=np.int64)
+    numbers = pa.array(counts.values(), pa.int64())
+    table = pa.table({"word": pa.array(words, pa.large_string()), "count": numbers})
+    table = table.take(np.argsort(of_word, kind="stable")).combine_chunks()
+    ends = np.cumsum(np.bincount(of_word, minlength=partitions))
+    empty = pa.RecordBatch.from_pylist([], table.schema)
 
     def write(file: Path) -> None:
-        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, counts.schema) as writer:
-            for number in range(partitions):
-                rows = counts.take(np.flatnonzero(of_word == number)).combine_chunks()
-                batches = rows.to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]
-                writer.write_batch(batches[0])
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            for start, end in zip([0, *ends[:-1]], ends, strict=True):
+                rows = table.slice(start, end - start)
+                writer.write_batch(rows.to_batches()[0] if len(rows) else empty)
 
     write_atomically(path, write)
 

@@ -18,23 +18,18 @@ _SIGNS = r"([^\p{L}\p{N}\p{M}'\s<>_-])"
 
 
 def words_of(documents: Sequence[bytes], tokens: Tokens) -> pa.DictionaryArray:
-    """All words of some documents in their order, each line ended by ``END``; lines without words
-    are left out."""
-    text = b"\n".join(documents).decode().rstrip()
+    """All words of some documents, UTF-8, in their order, each line ended by ``END``; lines without
+    words are left out."""
     # Nothing white at the very end: Arrow's splitting may leave it to the last word.
-    text = f"{text} {END}"
-    lines = pa.array([text], type=pa.large_string())
+    text = b"\n".join(documents).rstrip() + f" {END}".encode()
+    ends = np.array([0, len(text)])
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(text)]
+    lines = pa.Array.from_buffers(pa.large_string(), 1, buffers)
     if tokens == "words":
         lines = pc.replace_substring_regex(lines, _SIGNS, r" \1 ")
     lines = pc.replace_substring(lines, "\n", f" {END} ")
     found = pc.utf8_split_whitespace(lines).flatten()
     return found.filter(pc.not_equal(found, "")).dictionary_encode()
-
-
-def count(words: pa.DictionaryArray) -> pa.Table:
-    """``word`` and ``count``, one row a word."""
-    numbers = np.bincount(words.indices.to_numpy(), minlength=len(words.dictionary))
-    return pa.table({"word": words.dictionary, "count": pa.array(numbers)})
 
 
 class Vocabulary:
@@ -48,7 +43,7 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, words: pa.DictionaryArray) -> np.ndarray:
-        """Ids, ``(N,)`` uint32."""
-        known = [self._ids.get(word, self._unknown) for word in words.dictionary.to_pylist()]
-        return np.array(known, dtype=np.uint32)[words.indices.to_numpy()]
+    def ids(self, words: Sequence[str]) -> np.ndarray:
+        """The id of each word, ``(N,)`` uint32."""
+        known = [self._ids.get(word, self._unknown) for word in words]
+        return np.array(known, dtype=np.uint32)
