@@ -158,7 +158,7 @@ def check_proposition1() -> int:
     return 0 if holds else 1
 
 
-def shards(folder: Path, threads: int | None, **options) -> int:
+def shards(folder: Path, processes: int | None, **options) -> int:
     """Cut a folder of text of any size into a vocabulary and parts of tokens."""
     from pydantic import ValidationError
 
@@ -167,7 +167,7 @@ def shards(folder: Path, threads: int | None, **options) -> int:
 
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        made = prepare(folder, TextSettings.model_validate(given), threads)
+        made = prepare(folder, TextSettings.model_validate(given), processes)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
@@ -347,7 +347,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--part-bytes", type=int, dest="part_bytes", metavar="N", help="of a part")
     sub.add_argument("--seed", type=int, metavar="K", help="of what is training and what is test")
     sub.add_argument("--damaged", help="'fatal' (default) or 'skip' files that cannot be read")
-    sub.add_argument("--threads", type=int, metavar="N", help="default: as many as cores")
+    sub.add_argument("--processes", type=int, metavar="N", help="default: as many as cores")
 
     add("check-proposition1", check_proposition1)
     add("profiles", profiles)

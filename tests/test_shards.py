@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import os
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperlib.shards import documents, prepare, vocabulary, words
-from paperlib.shards.documents import DamagedFile
+from paperlib.shards.documents import DamagedFile, TextError
 from paperlib.shards.prepare import TextSettings
 from paperlib.shards.words import END, UNKNOWN
 
@@ -90,11 +92,11 @@ def test_words_and_ids_are_those_of_a_plain_loop(folder):
     assert isinstance(shards.parts("train")[0].ids(), np.memmap)
 
 
-def test_shards_are_the_same_bytes_whatever_the_threads(folder, tmp_path, monkeypatch):
+def test_shards_are_the_same_bytes_whatever_the_processes(folder, tmp_path, monkeypatch):
     made = []
-    for threads in (1, 4):
-        monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / f"runs{threads}"))
-        shards = prepare.prepare(folder, TextSettings(**PLAIN), threads)
+    for processes in (1, 4):
+        monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / f"runs{processes}"))
+        shards = prepare.prepare(folder, TextSettings(**PLAIN), processes)
         files = sorted(
             path for path in Path(shards.address).rglob("*") if path.suffix in (".npy", ".txt")
         )
@@ -320,3 +322,15 @@ def test_the_most_frequent_words_of_many_segments(tmp_path):
     expected = sorted(counts, key=lambda word: (-counts[word], word))
     assert vocabulary.most_frequent(files, 50, 8) == expected[:50]
     assert vocabulary.most_frequent(files, 10_000, 8) == expected
+
+
+def killed(work, number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_said_and_the_next_start_goes_on(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_work", killed)
+        with pytest.raises(TextError, match="most often because the memory ran out"):
+            prepare.prepare(folder, TextSettings(**PLAIN), 2)
+    assert prepare.prepare(folder, TextSettings(**PLAIN), 2).tokens("train")

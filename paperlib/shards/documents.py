@@ -36,8 +36,11 @@ class DamagedFile(TextError):
     """The file ``path`` cannot be read to its end; the message is one sentence that names it."""
 
     def __init__(self, path: Path, why: str):
-        super().__init__(f"{path} {why}")
-        self.path = path
+        super().__init__(path, why)
+        self.path, self.why = path, why
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.why}"
 
 
 @dataclass(frozen=True)

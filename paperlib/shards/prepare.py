@@ -1,16 +1,19 @@
-"""From a folder of text to shards: once, in threads, resumed where it was interrupted.
+"""From a folder of text to shards: once, in processes, resumed where it was interrupted.
 
 Two passes. The first reads the text, numbers its words and counts them; the second turns the
 numbers into ids of the vocabulary. Each works on groups of about ``part_bytes``, a stretch of a
 file or some small files, and keeps what it made of each, so that an interrupted run goes on with
-the next; the result does not depend on the number of threads. For a time, as much disk is taken
+the next; the result does not depend on the number of processes. For a time, as much disk is taken
 again as the shards take in the end.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -60,7 +63,7 @@ class TextSettings(Settings):
     """What to do about a file that cannot be read: stop, or leave all of it out and say so."""
 
 
-def prepare(folder: Path, settings: TextSettings, threads: int | None = None) -> Shards:
+def prepare(folder: Path, settings: TextSettings, processes: int | None = None) -> Shards:
     """The shards of a folder of text, made now or found again.
 
     They are known by the settings and by the names, sizes and times of change of the files.
@@ -75,15 +78,15 @@ def prepare(folder: Path, settings: TextSettings, threads: int | None = None) ->
     made.mkdir(parents=True, exist_ok=True)
     with FileLock(made / "lock"):
         if not (made / "index.json").is_file():
-            _Preparation(folder, files, settings, made, threads or cores()).run()
+            _Preparation(folder, files, settings, made, processes or cores()).run()
     return Shards(made)
 
 
 class _Preparation:
     def __init__(
-        self, folder: Path, files: list[Path], settings: TextSettings, made: Path, threads: int
+        self, folder: Path, files: list[Path], settings: TextSettings, made: Path, processes: int
     ):
-        self.folder, self.settings, self.made, self.threads = folder, settings, made, threads
+        self.folder, self.settings, self.made, self.processes = folder, settings, made, processes
         self.groups = groups(segments(files, settings.part_bytes), settings.part_bytes)
         self.partitions = min(4096, max(16, len(self.groups) // 16))
         self.left_out: dict[str, str] = {}
@@ -91,7 +94,7 @@ class _Preparation:
     def run(self) -> None:
         """Both passes, then the index that says they are done."""
         every = range(len(self.groups))
-        self._over_groups("counting words", self._count, every)
+        self._over_groups("counting words", "_count", every)
         for number in every:
             self.left_out |= load_json(self._file("counts", number, "json"))
         whole = [
@@ -110,7 +113,7 @@ class _Preparation:
         write_atomically(
             self.made / "vocabulary.txt", lambda file: file.write_text(text, encoding="utf-8")
         )
-        self._over_groups("writing ids", self._encode, whole)
+        self._over_groups("writing ids", "_encode", whole)
         parts = [load_json(self._file("parts", number, "json")) for number in whole]
         save_json(
             self.made / "index.json",
@@ -123,15 +126,29 @@ class _Preparation:
             },
         )
 
-    def _over_groups(self, title: str, work: Callable[[int], None], chosen: Sequence[int]) -> None:
-        with ThreadPoolExecutor(self.threads) as pool:
-            running = [pool.submit(work, number) for number in chosen]
-            try:
-                for done in bar(as_completed(running), total=len(running), title=title):
-                    done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    def _over_groups(self, title: str, work: str, chosen: Sequence[int]) -> None:
+        processes = min(self.processes, len(chosen))
+        if processes <= 1:
+            for number in bar(chosen, total=len(chosen), title=title):
+                getattr(self, work)(number)
+            return
+        # Not forked from this process, which has threads, but from one that only has the modules.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        pool = ProcessPoolExecutor(processes, context, _begin, (self,))
+        try:
+            # Whole compressed files can be long: they start first.
+            longest_first = sorted(chosen, key=self._length, reverse=True)
+            running = [pool.submit(_work, work, number) for number in longest_first]
+            for done in bar(as_completed(running), total=len(running), title=title):
+                done.result()
+        except BrokenProcessPool:
+            raise TextError(
+                "a process that read the text was ended, most often because the memory ran out; "
+                "what is done stays, and the next start goes on from there"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _count(self, number: int) -> None:
         record = self._file("counts", number, "json")
@@ -184,6 +201,9 @@ class _Preparation:
                 if own:
                     yield split, words.words_of(own, self.settings.tokens), sum(map(len, own))
 
+    def _length(self, number: int) -> int:
+        return sum(one.path.stat().st_size for one in self.groups[number] if one.stop is None)
+
     def _name(self, segment: Segment) -> str:
         return str(segment.path.relative_to(self.folder))
 
@@ -216,6 +236,20 @@ class Cutter:
     def rest(self) -> np.ndarray:
         """What is left."""
         return np.concatenate(self._ids)
+
+
+_mine: "_Preparation"
+"""In a process of the pool, what it works on."""
+
+
+def _begin(preparation: "_Preparation") -> None:
+    global _mine
+    _mine = preparation
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to stop
+
+
+def _work(work: str, number: int) -> None:
+    getattr(_mine, work)(number)
 
 
 def _state(path: Path) -> list[int]:
