@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 
-from paperlib import distributed
 from paperlib.threads import cores
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -83,7 +82,6 @@ def describe() -> dict:
         "processor": _processor(),
         "cores": cores(),
         "torch_threads": torch.get_num_threads(),
-        "processes": distributed.size(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -71,7 +71,11 @@ def once(kind: str, key: dict, compute: Callable[[Path], None]) -> Path:
         with FileLock(folder / "lock") if distributed.rank() == 0 else nullcontext():
             if not distributed.any_says(done.is_file()):
                 compute(folder)
-                record = {"commit": paths.commit(), "hardware": hardware.describe()}
+                record = {
+                    "commit": paths.commit(),
+                    "hardware": hardware.describe(),
+                    "processes": distributed.size(),
+                }
                 save_json(done, {"kind": kind, "key": key} | record)
         distributed.wait()
     return folder

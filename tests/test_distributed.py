@@ -66,7 +66,7 @@ def test_one_process_and_three_get_the_same_numbers(profile, tmp_path):
             command(profile, output, number), env=environment(runs), check=True, timeout=300
         )
         record = json.loads(next(runs.glob("large_language_model/*/done.json")).read_text())
-        assert record["hardware"]["processes"] == number
+        assert record["processes"] == number
     assert (tmp_path / "1.json").read_text() == (tmp_path / "3.json").read_text()
     assert_same(histories(tmp_path / "runs3"), histories(tmp_path / "runs1"))
 
