@@ -20,6 +20,8 @@ from snakemake.logging import logger
 PROFILE = config.get("profile", "quick")
 SEEDS = config.get("seeds")  # None: as many as the profile says
 EXPERIMENTS = config.get("experiments")  # None: all that the profile has
+PROCESSES = int(config.get("processes", 1))  # of section 4.3, on each machine
+MACHINES = int(config.get("machines", 1))
 SUPERVISED = "supervised" in config  # by `python -m paperlib run`
 PLAN = settings.load(PROFILE, seeds=SEEDS, experiments=EXPERIMENTS)
 NOTEBOOKS = [book for book in notebooks.declared().values() if book.has_part_in(PLAN)]
@@ -53,14 +55,15 @@ def trainings_of(notebook):
     return seeds + others + experiments
 
 
-def job(arguments, title, line="0"):
+def job(arguments, title, line="0", launcher=""):
     """A shell command that leaves a report if it fails, even if it is killed.
 
-    Its progress bars are on this ``line`` of those that are shown together.
+    Its progress bars are on this ``line`` of those that are shown together. ``launcher`` starts it
+    on several machines.
     """
     program = f"{shlex.quote(sys.executable)} -m paperlib"
     otherwise = f"{program} failed {shlex.quote(title)} --code $? --report {shlex.quote(REPORT)}"
-    program_with_bars = f"PAPERLIB_BAR_LINE={line} {program}"
+    program_with_bars = f"PAPERLIB_BAR_LINE={line} {launcher}{program}"
     return f"{program_with_bars} {arguments} --report {shlex.quote(REPORT)} || {otherwise}"
 
 
@@ -119,12 +122,26 @@ rule large:
         SOURCES,
     output:
         MARKS + "/large.json",
+    params:
+        # On several machines, which Slurm gives, the first of them is where they meet.
+        together=f"--processes {PROCESSES}"
+        + (
+            f" --machines {MACHINES}"
+            ' --meet "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):29400"'
+            if MACHINES > 1
+            else ""
+        ),
     threads: THREADS
     resources:
         gpu_jobs=1,
+        **({"mpi": "srun", "nodes": MACHINES, "tasks": MACHINES} if MACHINES > 1 else {}),
     priority: 82
     shell:
-        job("large --profile {PROFILE} --output {output:q}", "The large-scale experiment")
+        job(
+            "large --profile {PROFILE} --output {output:q} {params.together}",
+            "The large-scale experiment",
+            launcher="srun --ntasks-per-node=1 " if MACHINES > 1 else "",
+        )
 
 
 rule experiment:

@@ -13,7 +13,7 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
    ``streams``, ``stream_tasks``, ``dynamic``
 5. what is run and shown: ``stages``, ``synthetic``, ``text_study``, ``corpus_study``,
    ``large_study``, ``beyond``, ``beyond_measures``, ``reporting``, ``notebooks``, ``launch``,
-   ``processes``, ``cli``
+   ``processes``, ``scaling``, ``cli``
 """
 
 __version__ = "0.1.0"

@@ -137,6 +137,27 @@ def large(
     return _job("The large-scale experiment", compute, output, report)
 
 
+def throughput(profile: str, streams: int | None, output: Path, **where) -> int:
+    """Time the training steps of section 4.3, and write what was found as JSON."""
+    loaded = _profile(profile)
+    if loaded.large is None:
+        raise UsageError(f"Profile {profile} has no [large].")
+    if where["processes"] * where["machines"] > 1:
+        arguments = ["throughput", "--profile", profile, "--output", str(output)]
+        arguments += [] if streams is None else ["--streams", str(streams)]
+        return _in_processes(arguments, None, **where)
+    from paperlib import distributed
+    from paperlib.scaling import throughput as measure
+
+    def compute() -> dict | None:
+        with distributed.together():
+            first = distributed.rank() == 0
+            found = measure(loaded, streams)
+        return found if first else None
+
+    return _job("The timing of section 4.3", compute, output, None)
+
+
 def failed(what: str, code: int, report: Path) -> int:
     """Leave a report on a job that ended with ``code`` unless it left one or was interrupted."""
     if not report.exists() and code not in (INTERRUPTED, 128 + signal.SIGTERM):
@@ -283,6 +304,17 @@ def _parser() -> argparse.ArgumentParser:
             "--report", type=Path, metavar="PATH", help="file for the last words after a failure"
         )
 
+    def together(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--processes", type=int, default=1, metavar="N", help="on this machine, as one"
+        )
+        sub.add_argument(
+            "--machines", type=int, default=1, metavar="M", help="each of which gets this command"
+        )
+        sub.add_argument(
+            "--meet", default="localhost:0", metavar="HOST:PORT", help="the same on all machines"
+        )
+
     def selecting(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--seeds", type=int, metavar="N", help="seeds of section 3")
         sub.add_argument(
@@ -316,16 +348,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("large", large)
     for_profile(sub, required=True)
     sub.add_argument("--output", type=Path, required=True, metavar="PATH")
-    sub.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="on this machine, training together"
-    )
-    sub.add_argument(
-        "--machines", type=int, default=1, metavar="M", help="each of which is given this command"
-    )
-    sub.add_argument(
-        "--meet", default="localhost:0", metavar="HOST:PORT", help="the same on all machines"
-    )
+    together(sub)
     reporting(sub)
+
+    sub = add("throughput", throughput)
+    for_profile(sub, required=True)
+    sub.add_argument("--streams", type=int, metavar="N", help="default: the profile's batch")
+    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    together(sub)
 
     sub = add("experiment", experiment)
     for_profile(sub, required=True)

@@ -102,11 +102,14 @@ def first_goes_first() -> Iterator[None]:
 
 
 class Gradients:
-    """Gradients of a model, added up over the processes by ``DistributedDataParallel``."""
+    """Gradients of a model, added up over the processes by ``DistributedDataParallel``.
 
-    def __init__(self, model: nn.Module):
+    Without ``exchange`` each process keeps its own, as if it were alone.
+    """
+
+    def __init__(self, model: nn.Module, exchange: bool = True):
         self._engine = None
-        if size() > 1:
+        if size() > 1 and exchange:
             self._engine = DistributedDataParallel(_Calling(model), gradient_as_bucket_view=True)
 
     def add(self, objective: Callable[[], Tensor], more: bool = False) -> None:

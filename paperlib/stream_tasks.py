@@ -78,7 +78,7 @@ class StreamTask(Task):
         if training.regularised:
             self._dropout = torch.Generator(self.device).manual_seed(seed)
         self._mixed = hardware.precision(training.precision) == "mixed"
-        self._gradients = distributed.Gradients(model)
+        self.gradients = distributed.Gradients(model)
         self._mine = distributed.share(training.batch_size)
         mine = torch.arange(self._mine.stop - self._mine.start, device=self.device)
         if not len(mine) or (training.regularised and distributed.size() > 1):
@@ -139,7 +139,7 @@ class StreamTask(Task):
                 whole = whole + self.model.regularisation(encoded)
             return whole * share
 
-        self._gradients.add(objective, more=group + 1 < len(self._columns))
+        self.gradients.add(objective, more=group + 1 < len(self._columns))
         return {name: part.detach() * share for name, part in losses.items()}
 
     @abstractmethod

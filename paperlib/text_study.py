@@ -79,7 +79,7 @@ class TextStudy:
             f"{self.kind}_language_model",
             self._data_key,
             training,
-            self._new_model(stream=0),
+            self.new_model(stream=0),
             lambda model: LanguageModelStreams(*self._task("language model", model, training)),
         )
 
@@ -106,7 +106,7 @@ class TextStudy:
             f"{self.kind}_discriminator",
             self._data_key | {"q0": q0.folder.name},
             training,
-            self._new_model(stream=1),
+            self.new_model(stream=1),
             lambda model: DiscriminatorStreams(
                 *self._task("discriminator", model, training), q0=q0.model
             ),
@@ -185,12 +185,13 @@ class TextStudy:
     def _task(self, title: str, model: AWDLSTM, training: StreamTraining) -> tuple:
         return f"{title} ({self.name})", model, self.text, training, self.seed
 
-    def _new_model(self, stream: int) -> AWDLSTM:
+    def new_model(self, stream: int = 0) -> AWDLSTM:
+        """A network as it is before training, from one or the other stream of randomness."""
         generator = torch.Generator().manual_seed(2 * self.seed + stream)
         return AWDLSTM(self.text.n_words, self.settings.network, generator).to(self.device)
 
     def _copy(self, trained: Trained) -> AWDLSTM:
-        model = self._new_model(stream=0)
+        model = self.new_model(stream=0)
         model.load_state_dict(trained.model.state_dict())
         return model
 

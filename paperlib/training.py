@@ -154,7 +154,7 @@ class Trainer:
         title = f"{task.title}, epoch {state.epoch + 1}/{self.settings.max_epochs}"
         with bar(total=len(batches), initial=state.batch, title=title, unit="batch") as steps:
             for batch in batches[state.batch :]:
-                self._step(batch)
+                self.step(batch)
                 state.batch += 1
                 self._probe()
                 loss = f"{self._last_loss:.4f}"
@@ -172,7 +172,7 @@ class Trainer:
         self._schedule()
         self._save()
 
-    def _step(self, batch) -> None:
+    def step(self, batch) -> None:
         task, state = self.task, self.progress
         self._set_rate(state.learning_rate * task.rate(batch))
         self.optimizer.zero_grad()

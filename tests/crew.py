@@ -16,7 +16,7 @@ training.CHECKPOINT_EVERY_SECONDS = 0.0
 def main(profile: str, stop: str = "0") -> None:
     """Train, or stop."""
     steps = 0
-    step = training.Trainer._step
+    step = training.Trainer.step
 
     def counted(trainer, batch):
         nonlocal steps
@@ -26,7 +26,7 @@ def main(profile: str, stop: str = "0") -> None:
         steps += 1
         step(trainer, batch)
 
-    training.Trainer._step = counted
+    training.Trainer.step = counted
     with distributed.together():
         _ = LargeStudy(settings.load(profile)).initial
 

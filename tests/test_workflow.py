@@ -101,6 +101,25 @@ def test_slurm_executor_lists_the_jobs(dry_run):
     }
 
 
+def test_slurm_starts_section_4_3_on_several_machines(fresh_project):
+    options = ["--profile", str(CHECKOUT / "workflow/slurm"), "--dry-run", "--printshellcmds"]
+    config = ["--config", "profile=paper", "processes=8", "machines=2"]
+    command = [sys.executable, "-m", "snakemake", "large", *options, *config]
+    where = ["--directory", str(fresh_project), "--snakefile", str(CHECKOUT / "Snakefile")]
+    run = subprocess.run(
+        [*command, *where],
+        env=os.environ | {"PAPERLIB_PROJECT": str(fresh_project)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    listed = run.stdout + run.stderr
+    assert re.search(r"mpi=srun.*nodes=2.*tasks=2", listed)
+    started = re.search(r"srun --ntasks-per-node=1 (\S+ -m paperlib large .*)", listed).group(1)
+    assert "--processes 8 --machines 2 --meet" in started
+    assert 'scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):29400"' in started
+
+
 def test_slurm_gives_a_gpu_to_all_that_loads_trainings():
     text = (CHECKOUT / "workflow/slurm/config.yaml").read_text(encoding="utf-8")
     with_gpu = set(re.findall(r"^  (\w+):\n    gpu: 1$", text, re.MULTILINE))

@@ -66,3 +66,18 @@ def layers(study: LargeStudy) -> pd.DataFrame:
         rows[name.split(".")[0]] += parameter.numel()
     rows["a full softmax instead"] = study.text.n_words * (study.settings.network.hidden[-1] + 1)
     return pd.DataFrame({"parameters": rows}).rename_axis("part").reset_index()
+
+
+def cost_for_people(costs: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :func:`paperlib.scaling.cost` with titles and units."""
+    return pd.DataFrame(
+        {
+            "text": costs["text_bytes"].map(lambda size: f"{size / 1e9:,.0f} GB"),
+            "processes": costs["processes"].astype(str) + " × " + costs["processor"],
+            "words a second": costs["words_per_second"].map("{:,.0f}".format),
+            "sent in a step, MB": costs["bytes_sent"].map(lambda size: f"{size / 1e6:.0f}"),
+            "exchange": costs["exchange_share"].map("{:.0%}".format),
+            "hours": costs["hours"].map("{:.3g}".format),
+            "memory, GB": costs["memory"].map(lambda size: f"{size / 1e9:.2f}"),
+        }
+    )

@@ -35,6 +35,7 @@ RESULTS = {
     "large_scale": "",
     "large_scale_bins": "",
     "large_scale_curves": "Section 4.3: training, and who gains",
+    "large_cost": "Section 4.3: processes and hours",
     "readings": "",
     "synthetic_language": "The synthetic language",
     "learning_rates": "",
