@@ -286,6 +286,12 @@ def _write(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m paperlib", description="Parts of the job.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -306,10 +312,14 @@ def _parser() -> argparse.ArgumentParser:
 
     def together(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
-            "--processes", type=int, default=1, metavar="N", help="on this machine, as one"
+            "--processes", type=_number, default=1, metavar="N", help="on this machine, as one"
         )
         sub.add_argument(
-            "--machines", type=int, default=1, metavar="M", help="each of which gets this command"
+            "--machines",
+            type=_number,
+            default=1,
+            metavar="M",
+            help="each of which gets this command",
         )
         sub.add_argument(
             "--meet", default="localhost:0", metavar="HOST:PORT", help="the same on all machines"
@@ -353,7 +363,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("throughput", throughput)
     for_profile(sub, required=True)
-    sub.add_argument("--streams", type=int, metavar="N", help="default: the profile's batch")
+    sub.add_argument("--streams", type=_number, metavar="N", help="default: the profile's batch")
     sub.add_argument("--output", type=Path, required=True, metavar="PATH")
     together(sub)
 
@@ -377,7 +387,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--part-bytes", type=int, dest="part_bytes", metavar="N", help="of a part")
     sub.add_argument("--seed", type=int, metavar="K", help="of what is training and what is test")
     sub.add_argument("--damaged", help="'fatal' (default) or 'skip' files that cannot be read")
-    sub.add_argument("--processes", type=int, metavar="N", help="default: as many as cores")
+    sub.add_argument("--processes", type=_number, metavar="N", help="default: as many as cores")
 
     add("check-proposition1", check_proposition1)
     add("profiles", profiles)

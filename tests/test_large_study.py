@@ -201,6 +201,25 @@ def test_the_command_refuses_a_profile_without_the_block(tmp_path, capsys):
     assert capsys.readouterr().err == f"Profile {profile} has no [large].\n"
 
 
+def test_timing_writes_what_it_found(tmp_path):
+    output = tmp_path / "found.json"
+    command = ["throughput", "--profile", "smoke", "--streams", "5", "--output", str(output)]
+    assert main(command) == 0
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert (found["processes"], found["streams"]) == (1, 5)
+    assert found["words_per_second"] > 0
+    assert found["exchange"] == 0
+
+
+@pytest.mark.parametrize("number", ["0", "-2", "two", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused(number, tmp_path, capsys):
+    command = ["large", "--profile", "smoke", "--output", str(tmp_path / "x.json")]
+    with pytest.raises(SystemExit) as raised:
+        main([*command, f"--processes={number}"])
+    assert raised.value.code == 2
+    assert f"{number!r} is no number from 1 on" in capsys.readouterr().err
+
+
 def test_the_notebook_is_left_out_where_the_profile_has_no_block():
     notebook = notebooks.declared()["10_large_scale"]
     assert notebook.has_part_in(load("smoke", experiments="large"))

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,6 @@ from paperlib.shards.vocabulary import save_counts, vocabulary_of
 from paperlib.threads import cores
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Result = TypeVar("Result")
 
 
 class TextSettings(Settings):
