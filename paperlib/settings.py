@@ -66,17 +66,20 @@ class Model(Settings):
 
 
 class Training(Settings):
-    """SGD with gradient clipping, for every kind of training.
+    """SGD, or Adam, with gradient clipping, for every kind of training.
 
-    The learning rate is multiplied by ``decay`` after ``patience`` epochs without improvement on
-    the validation set, going back to the best weights; the plateau after ``max_decays`` decays
-    ends the training, and so does ``max_epochs``.
+    On the schedule *plateau*, the learning rate is multiplied by ``decay`` after ``patience``
+    epochs without improvement on the validation set, going back to the best weights; the plateau
+    after ``max_decays`` decays ends the training, and so does ``max_epochs``. On the schedule
+    *linear*, it falls evenly from step to step and reaches zero after ``max_epochs``.
 
     ``averaging`` evaluates and keeps the running mean of the weights: from the start (*always*) or
     from when the validation criterion is worse than it was ``nonmono`` epochs ago (*triggered*;
     until then the rate does not decay).
     """
 
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    schedule: Literal["plateau", "linear"] = "plateau"
     learning_rate: Positive = 1.0
     batch_size: Count = 1024
     clip: Positive = 1.0
@@ -88,6 +91,12 @@ class Training(Settings):
     averaging: Literal["never", "triggered", "always"] = "never"
     nonmono: Count = 5
     precision: Literal["float32", "mixed", "auto"] = "float32"
+
+    @model_validator(mode="after")
+    def _only_plateaus_trigger(self):
+        if self.schedule == "linear" and self.averaging == "triggered":
+            raise ValueError("averaging is triggered by a plateau; the schedule 'linear' has none")
+        return self
 
 
 class SentenceTraining(Training):

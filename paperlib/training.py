@@ -1,8 +1,8 @@
 """The one training loop: language model, discriminator and fine-tuning differ only in their task.
 
-A task says what a batch is, what its loss is and how to validate; the loop does SGD with gradient
-clipping, averaged SGD, decay on plateau with a return to the best weights, checkpoints and
-progress. A run that was interrupted resumes in the middle of its epoch and ends with the same
+A task says what a batch is, what its loss is and how to validate; the loop does SGD or Adam with
+gradient clipping, averaged SGD, decay on plateau with a return to the best weights or linear decay,
+checkpoints and progress. A run that was interrupted resumes in the middle of its epoch and ends with the same
 numbers.
 """
 
@@ -25,6 +25,9 @@ from paperlib.progress import bar
 from paperlib.settings import Training
 
 CHECKPOINT_EVERY_SECONDS = 60.0
+
+ADAM_BETAS = (0.8, 0.99)
+"""Shorter memories than usual, for trainings of few epochs."""
 
 READ_EVERY = 16
 """Steps after which a GPU's losses are looked at: it need not wait for each."""
@@ -114,12 +117,7 @@ class Trainer:
         self.settings = settings
         self.checkpoint = checkpoint
         self.progress = Progress(settings.learning_rate)
-        self.optimizer = torch.optim.SGD(
-            task.model.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.optimizer = optimizer_of(task.model, settings)
         self.average: Average | None = None
         self.best_weights: dict[str, Tensor] = {}
         self._saved_at = time.monotonic()
@@ -154,6 +152,9 @@ class Trainer:
         title = f"{task.title}, epoch {state.epoch + 1}/{self.settings.max_epochs}"
         with bar(total=len(batches), initial=state.batch, title=title, unit="batch") as steps:
             for batch in batches[state.batch :]:
+                if self.settings.schedule == "linear":
+                    done = (state.epoch + state.batch / len(batches)) / self.settings.max_epochs
+                    state.learning_rate = self.settings.learning_rate * (1 - done)
                 self.step(batch)
                 state.batch += 1
                 self._probe()
@@ -225,6 +226,9 @@ class Trainer:
 
     def _schedule(self) -> None:
         state, settings = self.progress, self.settings
+        state.finished = state.epoch >= settings.max_epochs
+        if settings.schedule == "linear":
+            return
         if settings.averaging == "triggered" and self.average is None:
             values = [entry[self.task.criterion] for entry in state.history]
             if non_monotonic(values, settings.nonmono):
@@ -236,8 +240,7 @@ class Trainer:
             state.epochs_without_improvement = 0
             state.learning_rate *= settings.decay
             self.task.model.load_state_dict(self.best_weights)
-        if state.epoch >= settings.max_epochs:
-            state.finished = True
+            self.optimizer.state.clear()
 
     def _begin_averaging(self) -> None:
         self.progress.averaging_since = self.progress.epoch
@@ -262,6 +265,7 @@ class Trainer:
         state = {
             "progress": asdict(self.progress),
             "model": self.task.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "best_weights": self.best_weights,
             "average": self.average.state() if self.average else None,
             "carried": self.task.carried(),
@@ -274,11 +278,20 @@ class Trainer:
         state = load_state(self.checkpoint, next(model.parameters()).device)
         self.progress = Progress(**state["progress"])
         model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.best_weights = state["best_weights"]
         if state["average"] is not None:
             self.average = Average(model)
             self.average.load(state["average"])
         self.task.carry(state["carried"])
+
+
+def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """The optimiser that ``settings`` name."""
+    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), betas=ADAM_BETAS, **options)
+    return torch.optim.SGD(model.parameters(), **options)
 
 
 def non_monotonic(values: Sequence[float], n: int) -> bool:

@@ -190,14 +190,24 @@ def test_the_non_monotonic_criterion_is_that_of_the_algorithm(values, n):
     assert training.non_monotonic(values, n) == expected
 
 
-def test_an_interrupted_averaged_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+AVERAGED = {
+    "averaging": "triggered",
+    "nonmono": 1,
+    "max_epochs": 4,
+    "learning_rate": 30.0,
+    "patience": 9,
+}
+ADAM = {"optimizer": "adam", "schedule": "linear", "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("changes", [AVERAGED, ADAM], ids=["averaged", "adam"])
+def test_what_the_optimiser_remembers_survives_an_interruption(changes, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
-    settings = SETTINGS.model_copy(update={"averaging": "triggered", "nonmono": 1, "max_epochs": 4})
-    settings = settings.model_copy(update={"learning_rate": 30.0, "patience": 9})
+    settings = SETTINGS.model_copy(update=changes)
     whole = Trainer(language_model_task(), settings, tmp_path / "whole.pt")
     expected = without_time(whole.run())
-    assert expected["averaging_since"] is not None
-    for steps in (6, 7):
+    assert (expected["averaging_since"] is not None) == (changes is AVERAGED)
+    for steps in (6, 5):
         task = language_model_task(Interrupted)
         task.steps_left = steps
         with pytest.raises(KeyboardInterrupt):
@@ -206,6 +216,22 @@ def test_an_interrupted_averaged_training_ends_with_the_same_weights(tmp_path, m
     assert without_time(resumed.run()) == expected
     for name, tensor in weights_of(resumed).items():
         assert torch.equal(tensor, weights_of(whole)[name])
+
+
+def test_adam_on_a_linear_schedule_takes_steps_of_the_falling_rate(tmp_path):
+    """Where the gradient is constant, each step of Adam is as long as the rate."""
+    settings = Training(optimizer="adam", schedule="linear", learning_rate=0.8, max_epochs=2)
+    task = Scripted([9, 5, 4], steps=4)
+    Trainer(task, settings, tmp_path / "checkpoint.pt").run()
+    rates = [0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert task.seen == pytest.approx([0, sum(rates[:4]), sum(rates)], rel=1e-5)
+
+
+def test_a_linear_schedule_knows_no_patience(tmp_path):
+    settings = Training(schedule="linear", max_epochs=4, patience=1, max_decays=0)
+    task = Scripted([1, 2, 3, 4, 0])
+    progress = Trainer(task, settings, tmp_path / "checkpoint.pt").run()
+    assert (progress.epoch, progress.best_epoch) == (4, 4)
 
 
 def test_averaged_weights_are_taken_back_when_validation_fails():
