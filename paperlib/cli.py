@@ -254,7 +254,9 @@ def _in_processes(
 
 
 def _job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
+    from paperlib.checkpoints import CheckpointError
     from paperlib.distributed import Reported
+    from paperlib.training import TrainingError
 
     try:
         result = compute()
@@ -262,6 +264,8 @@ def _job(what: str, compute: Callable[[], dict | None], output: Path, report: Pa
         return _fail(str(error), report)
     except Reported:
         return 1
+    except (TrainingError, CheckpointError) as error:
+        return _fail(f"{error}.", report)
     except Exception as error:
         traceback.print_exc()
         return _fail(f"{what} failed.\n{type(error).__name__}: {error}", report)

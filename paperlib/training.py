@@ -2,8 +2,8 @@
 
 A task says what a batch is, what its loss is and how to validate; the loop does SGD or Adam with
 gradient clipping, averaged SGD, decay on plateau with a return to the best weights or linear decay,
-checkpoints and progress. A run that was interrupted resumes in the middle of its epoch and ends with the same
-numbers.
+checkpoints and progress. A run that was interrupted resumes in the middle of its epoch and ends
+with the same numbers.
 """
 
 import math
