@@ -255,11 +255,14 @@ def _in_processes(
 
 def _job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
     from paperlib.distributed import Reported
+    from paperlib.hardware import HardwareError
 
     try:
         result = compute()
     except UsageError as error:
         return _fail(str(error), report)
+    except HardwareError as error:
+        return _fail(f"{error}.", report)
     except Reported:
         return 1
     except Exception as error:

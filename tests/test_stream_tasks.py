@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import needs_bfloat16
 
 from paperlib import training
 from paperlib.corpora import Corpus
@@ -127,6 +128,7 @@ def test_regularisation_is_in_the_gradient_but_not_in_the_loss_that_is_reported(
     )
 
 
+@needs_bfloat16
 def test_mixed_precision_is_close_to_float32_and_log_q_is_not_rounded():
     results = []
     for precision in ("float32", "mixed"):
