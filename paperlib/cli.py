@@ -256,12 +256,18 @@ def _in_processes(
 def _job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
     from paperlib.checkpoints import CheckpointError
     from paperlib.distributed import Reported
+<<<<<<< HEAD
     from paperlib.training import TrainingError
+=======
+    from paperlib.hardware import HardwareError
+>>>>>>> issue4
 
     try:
         result = compute()
     except UsageError as error:
         return _fail(str(error), report)
+    except HardwareError as error:
+        return _fail(f"{error}.", report)
     except Reported:
         return 1
     except (TrainingError, CheckpointError) as error:

@@ -174,6 +174,7 @@ class Trainer:
         self._save()
 
     def step(self, batch) -> None:
+        """Gradients of a batch, clipping and update; its measures count towards the epoch's."""
         task, state = self.task, self.progress
         self._set_rate(state.learning_rate * task.rate(batch))
         self.optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import needs_bfloat16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -273,6 +274,7 @@ def test_embedding_dropout_acts_on_the_lookup_alone():
     assert not torch.allclose(encoded.last, model.encode(words, model.start(B))[0].last)
 
 
+@needs_bfloat16
 def test_bfloat16_is_for_the_recurrent_layers_alone():
     model, words = new_model().float(), some_words()
     exact = model.log_q(model.encode(words, model.start(B))[0])

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import needs_bfloat16
 from torch import nn
 
 from paperlib import training
@@ -131,6 +132,7 @@ def test_regularisation_is_in_the_gradient_but_not_in_the_loss_that_is_reported(
     )
 
 
+@needs_bfloat16
 def test_mixed_precision_is_close_to_float32_and_log_q_is_not_rounded():
     results = []
     for precision in ("float32", "mixed"):
