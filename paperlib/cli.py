@@ -256,22 +256,17 @@ def _in_processes(
 def _job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
     from paperlib.checkpoints import CheckpointError
     from paperlib.distributed import Reported
-<<<<<<< HEAD
-    from paperlib.training import TrainingError
-=======
     from paperlib.hardware import HardwareError
->>>>>>> issue4
+    from paperlib.training import TrainingError
 
     try:
         result = compute()
     except UsageError as error:
         return _fail(str(error), report)
-    except HardwareError as error:
+    except (HardwareError, TrainingError, CheckpointError) as error:
         return _fail(f"{error}.", report)
     except Reported:
         return 1
-    except (TrainingError, CheckpointError) as error:
-        return _fail(f"{error}.", report)
     except Exception as error:
         traceback.print_exc()
         return _fail(f"{what} failed.\n{type(error).__name__}: {error}", report)
