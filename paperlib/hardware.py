@@ -19,7 +19,9 @@ class HardwareError(RuntimeError):
 
 
 def device() -> torch.device:
-    """The first CUDA GPU, or the CPU."""
+    """The first CUDA GPU, told to compute float32 as it is, or the CPU."""
+    if torch.cuda.is_available():
+        torch.backends.cudnn.rnn.fp32_precision = "ieee"  # the default rounds to TF32
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -73,7 +75,11 @@ def rounded_products(enabled: bool = True) -> Iterator[None]:
     A CPU that multiplies bfloat16 rounds to that (8 bits, against 24 of float32), a GPU to TF32 (11
     bits). Unlike autocast this leaves a sum of many logits its last digits.
     """
-    backends = ((torch.backends.mkldnn.matmul, "bf16"), (torch.backends.cuda.matmul, "tf32"))
+    backends = (
+        (torch.backends.mkldnn.matmul, "bf16"),
+        (torch.backends.cuda.matmul, "tf32"),
+        (torch.backends.cudnn.rnn, "tf32"),
+    )
     before = [backend.fp32_precision for backend, _ in backends]
     try:
         for backend, rounded in backends:
