@@ -1,13 +1,15 @@
 """What all benchmarks share: alternating repetitions, peak memory, and the floor of the machine.
 
 A *case* is one piece of work in several *ways*; the first is the library's, the others are what
-people would use instead. Repetitions of all ways alternate, so that a busy moment of the machine
-hits each alike. Peak memory is taken in a fresh process (on a GPU: by its allocator).
+people would use instead. A first call of each way does not count: it finds no buffers and compiles
+what is to be compiled. Then calls of all ways alternate, so that a busy moment of the machine hits
+each alike. Peak memory is taken in a fresh process (on a GPU: by its allocator).
 """
 
 import ctypes
 import gc
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -16,26 +18,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from paperlib import hardware
+from paperlib import hardware, paths
+
+PRECISIONS = (False, True) if hardware.precision("auto") == "mixed" else (False,)
+"""Whether products are rounded: both ways where the hardware gains from it."""
+
+LEAST = 3
+"""Calls of each way that are timed."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The least that a case has to do: operations of its matrix products, and bytes to move."""
+    """The least there is to do: operations of matrix products, and bytes to move."""
 
     operations: float = 0.0
     moved: float = 0.0
+    mixed: bool = False
+    """Whether the products are rounded, which changes the floor."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One piece of work: its ways by name, the library's first."""
+    """One piece of work: its ways by name, the library's first, then the usual one."""
 
     ways: dict[str, Callable[[], object]]
     work: Work = Work()
-    mixed: bool = False
-    """Whether the library's way rounds matrix products, which changes the floor."""
+    work_of: dict[str, Work] = field(default_factory=dict)
+    """Of ways that do another piece of work, for comparison."""
+    tokens: int = 0
+    """That a call of each way goes through, where it makes sense to count them."""
+    evaluations: float = 0.0
+    """Of a function, where these are the arithmetic and no matrix product is."""
+    numpy_only: bool = False
+    """Whether a GPU has no part in it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,8 @@ class Benchmark:
     build: Callable[..., Case]
     arguments: dict = field(default_factory=dict)
     repeats: int = 5
+    warm_up: bool = True
+    """Not needed where every call starts from nothing."""
 
     def case(self) -> Case:
         """The case, with its inputs in memory."""
@@ -61,10 +80,46 @@ class Machine:
     mixed: float
     bandwidth: float
 
-    def floor(self, case: Case) -> float:
-        """Seconds that the case takes at the least."""
-        rate = self.mixed if case.mixed else self.float32
-        return max(case.work.operations / rate, case.work.moved / self.bandwidth)
+    def floor(self, work: Work) -> float:
+        """Seconds that the work takes at the least."""
+        rate = self.mixed if work.mixed else self.float32
+        return max(work.operations / rate, work.moved / self.bandwidth)
+
+
+def precision_name(mixed: bool) -> str:
+    """As it stands in the subject of a benchmark."""
+    return "mixed precision" if mixed else "float32"
+
+
+def precision(mixed: bool):
+    """How the alternatives get low precision: by autocast, as is usual."""
+    device = hardware.device().type
+    return torch.autocast(device, torch.bfloat16) if mixed else nullcontext()
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def step_bytes(model: nn.Module, optimizer: str = "sgd") -> int:
+    """Bytes that a training step of a float32 model moves at the least.
+
+    Weights are read and gradients written, then both are read and the weights written; Adam reads
+    and writes its two moments too.
+    """
+    return 4 * parameters(model) * (9 if optimizer == "adam" else 5)
+
+
+def use_threads(number: int) -> None:
+    """Restrict this process, and those that it starts, to ``number`` cores; torch's threads too.
+
+    So :func:`paperlib.threads.in_blocks` has as many. Without effect on NumPy's where the system
+    cannot restrict a process.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])
+    torch.set_num_threads(number)
 
 
 def machine(size: int = 3000, numbers: int = 1 << 26) -> Machine:
@@ -94,54 +149,59 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def compare(benchmark: Benchmark, of: Machine, repeats: int | None = None) -> list[dict]:
-    """One row a way: median, least and longest time, peak memory, ratios to the library's way."""
+    """One row a way: times, memory, ratios to the library's way, share of the floor, and commit."""
     case = benchmark.case()
-    times = alternating(case, repeats or benchmark.repeats)
-    memory = peaks(benchmark)
+    times = alternating(case, repeats or benchmark.repeats, benchmark.warm_up)
+    memory = peaks(benchmark, case)
     own = next(iter(case.ways))
-    floor = of.floor(case)
-    return [
-        {
-            "subject": benchmark.subject,
-            "shape": benchmark.shape,
-            "way": way,
-            "median_s": (median := statistics.median(runs)),
-            "min_s": min(runs),
-            "max_s": max(runs),
-            "times_ours": median / statistics.median(times[own]),
-            "peak_mb": memory[way],
-            "times_our_memory": memory[way] / max(memory[own], 1e-3),
-            "floor_s": floor,
-            "share_of_floor": floor / median,
-        }
-        for way, runs in times.items()
-    ]
+    commit = paths.commit()
+    rows = []
+    for way, runs in times.items():
+        median = statistics.median(runs)
+        floor = of.floor(case.work_of.get(way, case.work))
+        rows.append(
+            {
+                "subject": benchmark.subject,
+                "shape": benchmark.shape,
+                "way": way,
+                "median_s": median,
+                "min_s": min(runs),
+                "max_s": max(runs),
+                "times_ours": median / statistics.median(times[own]),
+                "tokens_per_s": case.tokens / median if case.tokens else None,
+                "peak_mb": memory[way],
+                "times_our_memory": memory[way] / max(memory[own], 1e-3),
+                "floor_s": floor,
+                "share_of_floor": floor / median,
+                "commit": commit,
+            }
+        )
+    return rows
 
 
-SLOW = 5.0
-"""Seconds from which a first call counts, and two are enough."""
-
-
-def alternating(case: Case, repeats: int) -> dict[str, list[float]]:
-    """Times of all ways, after one call each that does not count unless it was long."""
-    times: dict[str, list[float]] = {}
-    for name, way in case.ways.items():
-        first = seconds(way)
-        times[name] = [first] if first > SLOW else []
-    for repeat in range(repeats):
+def alternating(case: Case, repeats: int, warm_up: bool = True) -> dict[str, list[float]]:
+    """Times of all ways, turn by turn, each after one call that does not count."""
+    if warm_up:
+        for way in case.ways.values():
+            way()
+    times: dict[str, list[float]] = {name: [] for name in case.ways}
+    for _ in range(max(LEAST, repeats)):
         for name, way in case.ways.items():
-            if not times[name] or times[name][0] <= SLOW or repeat == 0:
-                times[name].append(seconds(way))
+            times[name].append(seconds(way))
     return times
 
 
-def peaks(benchmark: Benchmark) -> dict[str, float]:
-    """By way, the most memory in MB that one call takes beyond its inputs."""
-    if torch.cuda.is_available():
-        return {name: _peak_on_gpu(way) for name, way in benchmark.case().ways.items()}
+def peaks(benchmark: Benchmark, case: Case) -> dict[str, float]:
+    """By way, the most memory in MB that one call takes beyond its inputs.
+
+    The number of threads is that of this process.
+    """
+    if torch.cuda.is_available() and not case.numpy_only:
+        return {name: _peak_on_gpu(way) for name, way in case.ways.items()}
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
-    process = context.Process(target=_measure_peaks, args=(benchmark, answers))
+    arguments = (benchmark, torch.get_num_threads(), answers)
+    process = context.Process(target=_measure_peaks, args=arguments)
     process.start()
     process.join()
     if process.exitcode:
@@ -150,15 +210,20 @@ def peaks(benchmark: Benchmark) -> dict[str, float]:
 
 
 def _peak_on_gpu(way: Callable[[], object]) -> float:
+    way()  # the workspaces of the libraries are made once, and belong to no call
+    gc.collect()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     way()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def _measure_peaks(benchmark: Benchmark, answers) -> None:
-    torch.set_num_threads(1)  # buffers of more threads would count as the way's
+def _measure_peaks(benchmark: Benchmark, threads: int, answers) -> None:
+    torch.set_num_threads(threads)
     give_back = ctypes.CDLL(None).malloc_trim
+    if benchmark.warm_up:  # of another case, so that what a first call leaves counts for this one
+        for way in benchmark.case().ways.values():
+            way()
     found = {}
     for name, way in benchmark.case().ways.items():
         gc.collect()
@@ -174,12 +239,6 @@ def _status(name: str) -> float:
     """Memory of this process in MB: now (VmRSS) or at most (VmHWM). Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
-def precision(mixed: bool):
-    """How the alternatives get low precision: by autocast, as is usual."""
-    device = hardware.device().type
-    return torch.autocast(device, torch.bfloat16) if mixed else nullcontext()
 
 
 def _synchronize() -> None:

@@ -1,17 +1,24 @@
 """The output head of a mixture: its training step as language model and as discriminator.
 
 Forward and backward of the head alone, from latent vectors to gradients. The published formulation
-takes the softmax of every expert, their weighted sum and its logarithm; the plain discriminator
-holds q_0, log r of all words and their product.
+takes the softmax of every expert, their weighted sum and its logarithm, and is also tried under
+``torch.compile`` where there is a compiler; the plain discriminator holds q_0, log r of all words
+and their product.
 """
 
+import functools
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Benchmark, Case, Work, precision
+from benchmarks.harness import PRECISIONS, Benchmark, Case, Work, precision, precision_name
 from paperlib import hardware
 from paperlib.models import fused
 
@@ -35,14 +42,23 @@ class Head:
         self.target = torch.randint(words, (tokens,), generator=generator).to(device)
         self.log_q0 = draw(tokens, words).log_softmax(-1)
         self.mixed = mixed
-        logits = tokens * experts * words
-        # Three products of the logits' size, and the embedding read and its gradient written.
-        self.work = Work(3 * 2 * logits * width, 4 * 3 * words * width)
+        self.tokens = tokens
+        # Three products of the logits' size; all that is differentiated is read, and its gradient
+        # written.
+        read = sum(part.numel() for part in self.inputs)
+        self.work = Work(3 * 2 * tokens * experts * words * width, 4 * 2 * read, mixed)
+        self.work_with_q0 = Work(
+            self.work.operations, self.work.moved + 4 * self.log_q0.numel(), mixed
+        )
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """All that is differentiated."""
+        return self.latents, self.log_pi, self.embedding, self.bias
 
     def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        """By everything that is trained."""
-        inputs = (self.latents, self.log_pi, self.embedding, self.bias)
-        return torch.autograd.grad(loss, inputs, allow_unused=True)
+        """By all inputs."""
+        return torch.autograd.grad(loss, self.inputs, allow_unused=True)
 
     def model(self) -> tuple[Tensor, ...]:
         """Cross-entropy, as the library does it."""
@@ -53,12 +69,10 @@ class Head:
             log_q = torch.logsumexp(of_experts.view(self.log_pi.shape) + self.log_pi, dim=-1)
             return self.gradients(-log_q.mean())
 
-    def model_published(self, mixed: bool) -> tuple[Tensor, ...]:
+    def model_published(self, mixed: bool, loss_of: Callable | None = None) -> tuple[Tensor, ...]:
         """Softmax of every expert, weighted sum, logarithm."""
         with precision(mixed):
-            softmax = F.linear(self.latents, self.embedding, self.bias).softmax(-1)
-            q = (softmax * self.log_pi.exp().unsqueeze(-1)).sum(1)
-            loss = F.nll_loss(q.add(1e-8).log(), self.target)
+            loss = (loss_of or published_loss)(*self.inputs, self.target)
         return self.gradients(loss)
 
     def discriminator(self) -> tuple[Tensor, ...]:
@@ -76,13 +90,41 @@ class Head:
         return self.gradients(loss)
 
 
+def published_loss(
+    latents: Tensor, log_pi: Tensor, embedding: Tensor, bias: Tensor, target: Tensor
+) -> Tensor:
+    """Cross-entropy from the softmax of every expert, as the published code computes it."""
+    softmax = F.linear(latents, embedding, bias).softmax(-1)
+    q = (softmax * log_pi.exp().unsqueeze(-1)).sum(1)
+    return F.nll_loss(q.add(1e-8).log(), target)
+
+
+@functools.cache
+def compiled_loss() -> Callable:
+    """The same, compiled when it is first called."""
+    return torch.compile(published_loss, dynamic=False)
+
+
+def can_compile() -> bool:
+    """Whether ``torch.compile`` finds what it needs: a C++ compiler, and for a GPU Triton."""
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    if torch.cuda.is_available() and find_spec("triton") is None:
+        return False
+    return compiler is not None and header.is_file()
+
+
 def model(mixed: bool = False, alternatives: bool = True, **shape: int) -> Case:
     """The language model's head."""
     head = Head(**(SHAPE | shape), mixed=mixed)
     ways = {"ours": head.model}
     if alternatives:
         ways |= _plain("published formulation", head.model_published, mixed)
-    return Case(ways, head.work, mixed)
+    if alternatives and can_compile():
+        ways["published formulation, torch.compile"] = lambda: head.model_published(
+            mixed, compiled_loss()
+        )
+    return Case(ways, head.work, tokens=head.tokens)
 
 
 def discriminator(mixed: bool = False, alternatives: bool = True, **shape: int) -> Case:
@@ -91,7 +133,7 @@ def discriminator(mixed: bool = False, alternatives: bool = True, **shape: int) 
     ways = {"ours": head.discriminator}
     if alternatives:
         ways |= _plain("plain autograd", head.discriminator_plain, mixed)
-    return Case(ways, head.work, mixed)
+    return Case(ways, head.work_with_q0, tokens=head.tokens)
 
 
 def _plain(name: str, way: Callable[[bool], object], mixed: bool) -> dict:
@@ -103,7 +145,7 @@ def _plain(name: str, way: Callable[[bool], object], mixed: bool) -> dict:
 
 BENCHMARKS = [
     Benchmark(
-        f"{subject}, {'mixed precision' if mixed else 'float32'}",
+        f"{subject}, {precision_name(mixed)}",
         f"840 tokens, {experts} experts, 10 000 words, width 280",
         build,
         {"experts": experts, "mixed": mixed},
@@ -114,5 +156,5 @@ BENCHMARKS = [
         ("mixture discriminator step", discriminator, (15,)),
     )
     for experts in all_experts
-    for mixed in ((False, True) if hardware.precision("auto") == "mixed" else (False,))
+    for mixed in PRECISIONS
 ]

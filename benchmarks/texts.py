@@ -7,102 +7,182 @@ parameter. The text is random words; time does not depend on what they say.
 
 import copy
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.harness import Benchmark, Case, Work, precision
+from benchmarks.harness import (
+    PRECISIONS,
+    Benchmark,
+    Case,
+    Work,
+    parameters,
+    precision,
+    precision_name,
+    step_bytes,
+)
 from paperlib import hardware, settings
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
-from paperlib.stream_tasks import VALIDATION_STREAMS
-from paperlib.streams import PIECE, over_tokens
+from paperlib.stream_tasks import VALIDATION_STREAMS, LanguageModelStreams
+from paperlib.streams import PIECE, Piece, over_tokens
+from paperlib.training import ADAM_BETAS, Trainer
 
 WORDS = 10_000
+LEARNING_RATE = 1e-3
+"""Low, so that no number of steps on random words makes the loss infinite."""
+
+
+@dataclass(frozen=True, eq=False)
+class RandomText:
+    """A :class:`paperlib.stream_tasks.Text` of one part."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    eos: int = 0
+    parts_at_once: int = 1
+
+    def train_part(self, number: int) -> np.ndarray:
+        """All of it."""
+        return self.train
 
 
 class Setting:
-    """A network of a profile, random text, and everything a step needs."""
+    """A network of a profile, random text, and everything a step needs.
 
-    def __init__(self, profile: str, mixed: bool = False):
+    ``training`` names the settings to train by. An epoch is ``pieces`` pieces of their length.
+    """
+
+    def __init__(
+        self,
+        profile: str,
+        words: int = WORDS,
+        batch: int | None = None,
+        experts: int | None = None,
+        mixed: bool = False,
+        training: str = "language_model",
+        pieces: int = 1,
+    ):
         experiment = settings.load(profile).corpora["mos_ptb"]
-        self.network, self.training = experiment.network, experiment.language_model
-        self.device, self.mixed = hardware.device(), mixed
-        self.model = AWDLSTM(WORDS, self.network, torch.Generator().manual_seed(0)).to(self.device)
+        self.network, own = experiment.network, getattr(experiment, training)
+        if experts is not None:
+            inner = self.network.experts[:-1]
+            self.network = self.network.model_copy(update={"experts": (*inner, experts)})
+        self.training = own.model_copy(
+            update={
+                "learning_rate": LEARNING_RATE,
+                "batch_size": batch or own.batch_size,
+                "precision": "mixed" if mixed else "float32",
+            }
+        )
+        self.words, self.device, self.mixed = words, hardware.device(), mixed
+        bptt, streams = self.training.bptt, self.training.batch_size
+        self.pieces = [Piece(number * bptt, bptt) for number in range(pieces)]
+        self.tokens = pieces * bptt * streams
+        self.text = RandomText(self.draw(self.tokens + streams).numpy(), self.draw(100).numpy())
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of a training step."""
-        return self.training.bptt * self.training.batch_size
-
-    def text(self, *shape: int) -> Tensor:
+    def draw(self, *shape: int) -> Tensor:
         """Random words."""
         generator = torch.Generator().manual_seed(1)
-        return torch.randint(WORDS, shape, generator=generator).to(self.device)
+        return torch.randint(self.words, shape, generator=generator)
 
-    def work(self, tokens: int, passes: int) -> Work:
-        """Products of ``passes`` passes (one forward, three with gradients) over some tokens."""
+    def model(self, seed: int = 0) -> AWDLSTM:
+        """A new network."""
+        generator = torch.Generator().manual_seed(seed)
+        return AWDLSTM(self.words, self.network, generator).to(self.device)
+
+    def trainer(self, kind: type, model: AWDLSTM, **options) -> Trainer:
+        """As the library trains; no checkpoint is written."""
+        task = kind("", model, self.text, self.training, seed=0, **options)
+        return Trainer(task, self.training, Path("unused"))
+
+    def usual_optimizer(self, model: AWDLSTM) -> torch.optim.Optimizer:
+        """With the arithmetic of the library's, as people write it."""
+        kind, options = torch.optim.SGD, {}
+        if self.training.optimizer == "adam":
+            kind, options = torch.optim.Adam, {"betas": ADAM_BETAS}
+        return kind(
+            model.parameters(), LEARNING_RATE, weight_decay=self.training.weight_decay, **options
+        )
+
+    def operations(self, tokens: int) -> float:
+        """Of the products of a forward pass; gradients take twice as many."""
         sizes = (self.network.embedding, *self.network.hidden)
         recurrent = sum(4 * units * (inputs + units) for inputs, units in itertools.pairwise(sizes))
         experts = sum(self.network.experts)
         latents = experts * self.network.embedding * self.network.hidden[-1]
-        output = experts * self.network.embedding * WORDS
-        return Work(2 * passes * tokens * (recurrent + latents + output))
+        output = experts * self.network.embedding * self.words
+        return 2 * tokens * (recurrent + latents + output)
 
-    def log_q_of(self, encoded, target: Tensor) -> Tensor:
-        """As the published code computes it."""
-        latents, log_pi = encoded.head
-        softmax = F.linear(latents, self.model.embedding, self.model.head.bias).softmax(-1)
-        q = (softmax * log_pi.exp().unsqueeze(-1)).sum(2)
-        return q.add(1e-8).log().gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    def work(self, steps: int = 0, forward: int = 0) -> Work:
+        """Of training steps, one a piece, and of forward passes over all pieces beside."""
+        model = self.model()
+        of_steps = 3 * steps * self.operations(self.tokens) / len(self.pieces)
+        return Work(
+            of_steps + forward * self.operations(self.tokens),
+            steps * step_bytes(model, self.training.optimizer) + forward * 4 * parameters(model),
+            self.mixed,
+        )
 
 
-def training_step(profile: str = "quick", mixed: bool = False) -> Case:
+def published_log_q_of(model: AWDLSTM, encoded, target: Tensor) -> Tensor:
+    """As the published code computes it."""
+    latents, log_pi = encoded.head
+    softmax = F.linear(latents, model.embedding, model.head.bias).softmax(-1)
+    q = (softmax * log_pi.exp().unsqueeze(-1)).sum(2)
+    return q.add(1e-8).log().gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+
+def training_step(alternatives: bool = True, **options) -> Case:
     """Cross-entropy with dropout: encode, head, gradients, clipping, update."""
-    setting = Setting(profile, mixed)
-    training, model = setting.training, setting.model
-    words = setting.text(training.bptt + 1, training.batch_size)
-    state = model.start(training.batch_size)
-    dropout = torch.Generator(setting.device).manual_seed(0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, weight_decay=training.weight_decay)
-
-    def encode(mixed: bool):
-        with torch.autocast(setting.device.type, torch.bfloat16, enabled=mixed):
-            return model.encode(words[:-1], state, dropout)[0]
+    setting = Setting(**options)
+    trainer = setting.trainer(LanguageModelStreams, setting.model())
+    text, [piece] = trainer.task.train, setting.pieces
 
     def ours() -> float:
-        optimizer.zero_grad()
-        with hardware.rounded_products(mixed):
-            encoded = encode(mixed)
-            loss = -model.log_q_of(encoded, words[1:]).mean()
-            (loss + model.regularisation(encoded)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-        optimizer.step()
-        return loss.item()
+        trainer.step(piece)
+        return trainer.last_loss
 
-    def published(mixed: bool) -> float:
-        model.zero_grad()
-        encoded = encode(mixed)
-        with precision(mixed):
-            loss = -setting.log_q_of(encoded, words[1:]).mean()
-        (loss + model.regularisation(encoded)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-        for parameter in model.parameters():
-            parameter.data.add_(parameter.grad, alpha=-1e-3)
-        return loss.item()
+    def published(mixed: bool) -> Callable[[], float]:
+        model = setting.model()
+        optimizer = setting.usual_optimizer(model)
+        dropout = None
+        if setting.training.regularised:
+            dropout = torch.Generator(setting.device).manual_seed(0)
 
-    ways = {"ours": ours, "published formulation": lambda: published(mixed)}
-    if mixed:
-        ways["published formulation, float32"] = lambda: published(False)
-    return Case(ways, setting.work(setting.tokens, passes=3), mixed)
+        def step() -> float:
+            optimizer.zero_grad()
+            with precision(mixed):
+                encoded, _ = model.encode(text[:-1], model.start(text.shape[1]), dropout)
+                loss = -published_log_q_of(model, encoded, text[1:]).mean()
+            whole = loss
+            if setting.training.regularised:
+                whole = whole + model.regularisation(encoded)
+            whole.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), setting.training.clip)
+            optimizer.step()
+            return loss.item()
+
+        return step
+
+    ways: dict[str, Callable[[], object]] = {"ours": ours}
+    if alternatives:
+        ways["published formulation"] = published(setting.mixed)
+    if alternatives and setting.mixed:
+        ways["published formulation, float32"] = published(False)
+    return Case(ways, setting.work(steps=1), tokens=setting.tokens)
 
 
-def evaluation(profile: str = "quick", tokens: int = 10_000) -> Case:
+def evaluation(profile: str = "quick", tokens: int = 10_000, words: int = WORDS) -> Case:
     """Perplexity of a text, every token once."""
-    setting = Setting(profile)
-    model, text = setting.model.eval(), setting.text(tokens)
+    setting = Setting(profile, words)
+    model, text = setting.model().eval(), setting.draw(tokens).to(setting.device)
 
     def ours() -> float:
         with torch.no_grad():
@@ -114,69 +194,78 @@ def evaluation(profile: str = "quick", tokens: int = 10_000) -> Case:
         for start in range(0, len(text), PIECE):
             encoded, state = model.encode(history[start : start + PIECE, None], state)
             target = text[start : start + PIECE, None]
-            total += setting.log_q_of(encoded, target).sum().item()
+            total += published_log_q_of(model, encoded, target).sum().item()
         return total / len(text)
 
     ways = {"ours": ours, "published loop, one stream": published}
-    return Case(ways, setting.work(tokens, passes=1))
+    work = Work(setting.operations(tokens), 4 * parameters(model))
+    return Case(ways, work, tokens=tokens)
 
 
-def dynamic_evaluation(profile: str = "quick", tokens: int = 500) -> Case:
+def dynamic_evaluation(profile: str = "quick", tokens: int = 500, words: int = WORDS) -> Case:
     """Dynamic evaluation of a text in pieces of five words."""
-    setting = Setting(profile)
-    text, update = setting.text(tokens), settings.DynamicUpdate()
-    statistics = gradient_rms(setting.model, setting.text(20, 10), update.bptt, "statistics")
+    setting = Setting(profile, words)
+    model, update = setting.model(), settings.DynamicUpdate()
+    text, of_statistics = (
+        setting.draw(*shape).to(setting.device) for shape in ((tokens,), (20, 10))
+    )
+    statistics = gradient_rms(model, of_statistics, update.bptt, "statistics")
 
     def ours() -> Tensor:
-        return dynamic_log_q(setting.model, text, 0, statistics, update, "ours")
+        return dynamic_log_q(model, text, 0, statistics, update, "ours")
 
     def published() -> float:
-        model = copy.deepcopy(setting.model)
-        own, setting.model = setting.model, model
-        trained = [parameter.data.clone() for parameter in model.parameters()]
+        changing = copy.deepcopy(model)
+        trained = [parameter.data.clone() for parameter in changing.parameters()]
         mean = sum(value.sum() for value in statistics) / sum(map(Tensor.numel, statistics))
-        history, total, state = F.pad(text[:-1], (1, 0)), 0.0, model.start(1)
+        history, total, state = F.pad(text[:-1], (1, 0)), 0.0, changing.start(1)
         for start in range(0, tokens, update.bptt):
-            model.zero_grad()
-            encoded, state = model.encode(history[start : start + update.bptt, None], state)
-            log_q = setting.log_q_of(encoded, text[start : start + update.bptt, None])
+            changing.zero_grad()
+            encoded, state = changing.encode(history[start : start + update.bptt, None], state)
+            target = text[start : start + update.bptt, None]
+            log_q = published_log_q_of(changing, encoded, target)
             (-log_q.mean()).backward()
             total += log_q.sum().item()
             for parameter, start_value, rms in zip(
-                model.parameters(), trained, statistics, strict=True
+                changing.parameters(), trained, statistics, strict=True
             ):
                 decay = (update.decay * rms / mean).clamp(max=1)
                 step = update.learning_rate * parameter.grad / (rms + update.epsilon)
                 parameter.data = parameter.data + decay * (start_value - parameter.data) - step
-        setting.model = own
         return total
 
-    parameters = sum(parameter.numel() for parameter in setting.model.parameters())
-    work = setting.work(tokens, passes=3)
-    # Every update reads gradient, weight, trained weight, decay and scale, and writes the weight.
-    moved = 4 * 6 * parameters * -(-tokens // update.bptt)
+    # Every piece reads the weights and writes gradients; every update reads both, trained weights,
+    # decay and scale, and writes the weights.
+    moved = 4 * 8 * parameters(model) * -(-tokens // update.bptt)
     ways = {"ours": ours, "published loop": published}
-    return Case(ways, Work(work.operations, moved))
+    return Case(ways, Work(3 * setting.operations(tokens), moved), tokens=tokens)
 
 
-def _shape(profile: str) -> str:
-    setting = Setting(profile)
-    experts, hidden = sum(setting.network.experts), "-".join(map(str, setting.network.hidden))
-    return f"{setting.tokens} tokens, {experts} experts, units {hidden} ({profile})"
+def shape(profile: str) -> str:
+    """Of a training step, for people."""
+    own = settings.load(profile).corpora["mos_ptb"]
+    tokens = own.language_model.bptt * own.language_model.batch_size
+    experts, hidden = sum(own.network.experts), "-".join(map(str, own.network.hidden))
+    return f"{tokens} tokens, {experts} experts, units {hidden} ({profile})"
 
 
 BENCHMARKS = [
     *(
         Benchmark(
-            f"mixture training step, {'mixed precision' if mixed else 'float32'}",
-            _shape(profile),
+            f"mixture training step, {precision_name(mixed)}",
+            shape(profile),
             training_step,
             {"profile": profile, "mixed": mixed},
         )
         for profile in ("quick", "overnight")
-        for mixed in ((False, True) if hardware.precision("auto") == "mixed" else (False,))
+        for mixed in PRECISIONS
     ),
-    Benchmark("evaluation", "10 000 tokens (quick)", evaluation, repeats=3),
-    Benchmark("evaluation", "10 000 tokens (overnight)", evaluation, {"profile": "overnight"}, 3),
-    Benchmark("dynamic evaluation", "500 tokens (quick)", dynamic_evaluation, repeats=3),
+    *(
+        Benchmark(subject, f"{tokens} tokens ({profile})", build, {"profile": profile}, 3)
+        for subject, tokens, build in (
+            ("evaluation", "10 000", evaluation),
+            ("dynamic evaluation", "500", dynamic_evaluation),
+        )
+        for profile in ("quick", "overnight")
+    ),
 ]

@@ -124,7 +124,8 @@ class Trainer:
         self._save_is_due = False
         self._measured: list[tuple[dict[str, Tensor], int]] = []
         self._read_every = READ_EVERY if next(task.model.parameters()).is_cuda else 1
-        self._last_loss = math.nan
+        self.last_loss = math.nan
+        """Mean loss per token of the last batch whose measures have been looked at."""
 
     def run(self) -> Progress:
         """Train to the end, from the checkpoint if there is one; the model ends with the best
@@ -158,7 +159,7 @@ class Trainer:
                 self.step(batch)
                 state.batch += 1
                 self._probe()
-                loss = f"{self._last_loss:.4f}"
+                loss = f"{self.last_loss:.4f}"
                 steps.set_postfix(loss=loss, **self._last_measure(), refresh=False)
                 steps.update()
                 state.seconds = time.monotonic() - started
@@ -205,7 +206,7 @@ class Trainer:
                     f"at learning rate {state.learning_rate:g}; lower the learning rate"
                 )
             sums.update({name: mean * tokens for name, mean in means.items()} | {"tokens": tokens})
-            self._last_loss = means["loss"]
+            self.last_loss = means["loss"]
         state.sums, self._measured = dict(sums), []
 
     @torch.no_grad()

@@ -1,26 +1,37 @@
 """What is timed side by side is the same piece of work, at a size that takes no time."""
 
-import subprocess
-import sys
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from conftest import CHECKOUT
+from conftest import needs_bfloat16
 
-from benchmarks import __main__ as command
-from benchmarks import growth, harness, heads, large, sampling, sentences, shards, texts, whole
-from paperlib import hardware
-from paperlib.checkpoints import save_json
+from benchmarks import (
+    epochs,
+    heads,
+    large,
+    low_precision,
+    sampling,
+    sentences,
+    shards,
+    texts,
+)
+from paperlib import settings
 
 TINY = {"tokens": 6, "experts": 3, "words": 40, "width": 5}
 
 
 @pytest.mark.parametrize("build", [heads.model, heads.discriminator])
 def test_the_ways_of_a_head_have_the_same_gradients(build):
-    ours, plain = (way() for way in build(**TINY).ways.values())
-    for mine, theirs in zip(ours, plain, strict=True):
+    ours, plain, *_ = build(**TINY).ways.values()
+    for mine, theirs in zip(ours(), plain(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skip(reason="compiling takes up to a minute")
+def test_the_compiled_head_has_the_same_gradients():
+    ways = heads.model(**TINY).ways
+    compiled = ways["published formulation, torch.compile"]()
+    for mine, theirs in zip(ways["ours"](), compiled, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -39,8 +50,8 @@ def test_the_differentiated_softmax_is_the_full_one_with_zero_blocks():
 @pytest.mark.parametrize("build", [heads.model, heads.discriminator])
 def test_in_mixed_precision_the_gradients_are_close(build):
     ways = build(**TINY | {"width": 64}, mixed=True).ways
-    ours, exact = ways["ours"](), list(ways.values())[-1]()
-    for mine, theirs in zip(ours, exact, strict=True):
+    exact = next(way for name, way in ways.items() if name.endswith(", float32"))
+    for mine, theirs in zip(ways["ours"](), exact(), strict=True):
         difference = (mine - theirs).norm() / theirs.norm()
         assert difference < 0.02
 
@@ -55,21 +66,64 @@ def test_the_ways_of_a_step_have_the_same_loss_step_after_step(build):
         assert ours() == pytest.approx(plain(), rel=1e-5)
 
 
-def test_the_ways_of_evaluation_have_the_same_perplexity(monkeypatch):
-    monkeypatch.setattr(texts, "WORDS", 50)
-    ours, published = texts.evaluation(profile="smoke", tokens=400).ways.values()
+def test_the_floor_of_the_frozen_scalars_is_that_of_two_forward_passes():
+    case = sentences.finetuning(profile="smoke", words=50, batch=8)
+    scalars = case.work_of["computing the scalars, once"]
+    assert scalars.operations == pytest.approx(case.work.operations * 2 / 3)
+    assert not scalars.mixed
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [(epochs.of_sentences, {"words": 50, "batch": 8}), (epochs.of_text, {"words": 50})],
+)
+def test_the_ways_of_whole_epochs_end_with_the_same_loss(build, shape):
+    case = build("smoke", **shape)
+    ours, recomputed, *_ = case.ways.values()
+    assert ours() == pytest.approx(recomputed(), rel=1e-4)
+    of_cross_entropy = case.work_of[epochs.CROSS_ENTROPY]
+    assert of_cross_entropy.operations < case.work.operations
+
+
+def with_language_model(profile: str, **changes):
+    """A profile whose mixture of softmaxes is trained in another way."""
+    loaded = settings.load(profile)
+    experiment = loaded.corpora["mos_ptb"]
+    training = experiment.language_model.model_copy(update=changes)
+    experiment = experiment.model_copy(update={"language_model": training})
+    return loaded.model_copy(update={"corpora": {"mos_ptb": experiment}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"regularised": False}, {"weight_decay": 10.0}, {"optimizer": "adam"}],
+    ids=["dropout", "without dropout", "weight decay", "adam"],
+)
+def test_the_ways_of_a_training_step_have_the_same_loss_step_after_step(changes, monkeypatch):
+    profile = with_language_model("smoke", **changes)
+    monkeypatch.setattr(texts.settings, "load", lambda name: profile)
+    ours, published = texts.training_step(profile="smoke", words=50).ways.values()
+    losses = [(ours(), published()) for _ in range(4)]
+    for mine, theirs in losses:
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    assert len(set(losses)) == 4
+
+
+def test_the_ways_of_evaluation_have_the_same_perplexity():
+    ours, published = texts.evaluation(profile="smoke", tokens=400, words=50).ways.values()
     assert ours() == pytest.approx(np.exp(-published()), rel=1e-4)
 
 
-def test_the_ways_of_dynamic_evaluation_have_the_same_sum(monkeypatch):
-    monkeypatch.setattr(texts, "WORDS", 50)
-    ours, published = texts.dynamic_evaluation(profile="smoke", tokens=30).ways.values()
+def test_the_ways_of_dynamic_evaluation_have_the_same_sum():
+    case = texts.dynamic_evaluation(profile="smoke", tokens=30, words=50)
+    ours, published = case.ways.values()
     assert ours().sum().item() == pytest.approx(published(), rel=1e-4)
 
 
 def test_the_ways_of_reading_text_find_as_many_tokens():
-    ours, plain = shards.both_passes(size=100_000).ways.values()
-    assert ours() == plain() > 10_000
+    case = shards.both_passes(size=100_000)
+    ours, plain = case.ways.values()
+    assert ours() == plain() == case.tokens > 10_000
 
 
 def test_dense_samples_follow_the_languages_distribution():
@@ -88,54 +142,10 @@ def test_the_scores_are_the_same():
     np.testing.assert_allclose(mine, theirs, rtol=1e-10)
 
 
-def test_rows_hold_times_memory_and_ratios_to_ours():
-    case = {"tokens": 50, "experts": 4, "words": 5000, "width": 8}
-    benchmark = harness.Benchmark("head", "tiny", heads.model, case)
-    rows = pd.DataFrame(harness.compare(benchmark, harness.Machine(1e9, 2e9, 1e9), repeats=2))
-    assert rows["way"].tolist() == ["ours", "published formulation"]
-    assert rows["times_ours"].iloc[0] == rows["times_our_memory"].iloc[0] == 1
-    assert (rows["min_s"] <= rows["median_s"]).all()
-    assert (rows["median_s"] <= rows["max_s"]).all()
-    # 2 · 3 products of 50 · 4 · 5000 logits with vectors of 8, at 10⁹ operations a second.
-    assert rows["floor_s"].tolist() == pytest.approx([6 * 1e6 * 8 / 1e9] * 2)
-    logits_mb = 4 * 1e6 / 2**20
-    assert (rows["peak_mb"] > logits_mb).all()
-
-
-def test_fitted_slopes_are_those_of_power_laws():
-    sizes = np.array([10, 100, 1000, 10_000])
-    points = pd.DataFrame(
-        {"subject": "s", "axis": "words", "size": sizes}
-        | {"median_s": 3 * sizes**1.5, "peak_mb": 2.0 * sizes}
-    )
-    fitted = growth.slopes(points).iloc[0]
-    assert fitted["time"] == pytest.approx(1.5)
-    assert fitted["memory"] == pytest.approx(1.0)
-
-
-def test_the_time_of_a_run_is_that_of_its_trainings_and_notebooks():
-    table = whole.stages("quick")
-    assert "training" in set(table["kind"])
-    assert table["seconds"].is_monotonic_decreasing
-    assert (table["seconds"] >= 0).all()
-
-
-def test_an_unknown_benchmark_is_one_clear_sentence():
-    command = [sys.executable, "-m", "benchmarks", "nothing"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "there is no benchmark 'nothing'; choose from" in done.stderr
-
-
-def test_what_is_not_run_again_stays_only_from_the_same_hardware(tmp_path):
-    subjects = list(dict.fromkeys(benchmark.subject for benchmark in command.BENCHMARKS))
-    old = pd.DataFrame({"subject": [*subjects[:3], subjects[2]], "way": list("abcd")})
-    new = pd.DataFrame({"subject": [subjects[1]], "way": ["new"]})
-    assert command.with_others(tmp_path, new)["way"].tolist() == ["new"]
-
-    old.to_csv(tmp_path / "benchmarks.csv", index=False)
-    save_json(tmp_path / "machine.json", {"float32": 1.0} | hardware.describe())
-    assert command.with_others(tmp_path, new)["way"].tolist() == ["a", "new", "c", "d"]
-
-    save_json(tmp_path / "machine.json", hardware.describe() | {"torch_threads": 99})
-    assert command.with_others(tmp_path, new)["way"].tolist() == ["new"]
+@needs_bfloat16
+def test_low_precision_has_a_row_a_network_and_precision(monkeypatch):
+    monkeypatch.setenv("PAPERLIB_BAR_LINE", "-1")
+    table = low_precision.measure("smoke", epochs=1)
+    assert table["network"].nunique() == 2
+    assert table["training"].tolist() == ["float32", "mixed"] * 2
+    assert (table["log_q_largest"] > 0).all()

@@ -155,6 +155,9 @@ def test_every_notebook_headless(fresh_project, runs_folder):
         assert "Warning" not in text
         for folder in (fresh_project, CHECKOUT, runs_folder):
             assert str(folder) not in text
+    provenance = json.loads((figures / "provenance.json").read_text(encoding="utf-8"))
+    studies = {one["study"] for one in provenance["trainings"]}
+    assert studies >= {"seed 0", "beyond", "mos_ptb", "doc_ptb", "large"}
 
     again = launch_job(fresh_project, *options)
     assert again.returncode == 0
