@@ -66,7 +66,7 @@ def test_rules_look_at_the_interval_and_not_at_the_value():
 def test_a_wide_interval_that_covers_the_papers_number_supports_nothing():
     wide = {"value": 76.0, "low": 16.0, "high": 136.0, "paper": 78.14}
     assert verdict("covers", **wide) == PARTLY
-    assert "too wide to tell (two seeds)" in why("covers", **wide)
+    assert "too wide to tell: two seeds" in why("covers", **wide)
 
 
 def test_much_less_than_the_papers_and_perhaps_nothing_is_not_reproduced():
@@ -77,7 +77,7 @@ def test_much_less_than_the_papers_and_perhaps_nothing_is_not_reproduced():
 @pytest.mark.parametrize(
     ("rule", "numbers", "paper_value", "says"),
     [
-        ("sign", (-0.4, -0.9, 0.1), -0.38, "too wide to tell (two seeds)"),
+        ("sign", (-0.4, -0.9, 0.1), -0.38, "too wide to tell: two seeds"),
         ("sign", (0.2, 0.1, 0.3), -0.38, "other sign"),
         ("sign", (0.0, 0.0, 0.0), -0.38, "no change"),
         ("size", (-0.1, -0.12, -0.08), -0.38, "smaller than the paper's"),
@@ -85,6 +85,8 @@ def test_much_less_than_the_papers_and_perhaps_nothing_is_not_reproduced():
         ("size", (-0.05, -0.12, 0.02), -0.38, "less than half"),
         ("near", (1.2, 1.15, 1.25), 1.0, "higher than the paper's"),
         ("near", (1.0, 0.5, 1.5), 1.0, "too wide to tell"),
+        ("near", (1.1, 1.07, 1.13), 1.0, "at the edge"),
+        ("sign", (0.02, -0.01, 0.05), -0.38, "too wide to tell"),
         ("above", (-1.0, -1.1, -0.9), None, "lower than the rule asks"),
         ("covers", (76.0, 75.0, 77.0), 77.5, "lower than the paper's"),
         ("covers", (76.0, 75.0, 77.0), 76.5, "has the paper's number"),

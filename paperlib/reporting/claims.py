@@ -118,9 +118,12 @@ class Claim(Settings):
         """
         if basis == ONE_RUN:
             found, why = self._verdict(value, value, value)
-            return (PARTLY, ONE_RUN) if found == REPRODUCED else (found, f"{why} ({ONE_RUN})")
+            return (PARTLY, ONE_RUN) if found == REPRODUCED else (found, f"{why}; {ONE_RUN}")
         found, why = self._verdict(value, low, high)
-        return found, why or f"the interval is too wide to tell ({basis})"
+        inner = self.bands()[0]
+        if not why and 2 * (high - low) < inner[1] - inner[0] < math.inf:
+            why = "at the edge of the rule's band"
+        return found, why or f"the interval is too wide to tell: {basis}"
 
     def _verdict(self, value: float, low: float, high: float) -> tuple[str, str]:
         """The reason is empty where the interval says neither."""
@@ -142,7 +145,8 @@ class Claim(Settings):
         """For *size* and *sign*, of an interval that is positive where it has the paper's sign."""
         size, least = abs(self.paper), max(self.least, math.ulp(0.0))
         if high < least:
-            return NOT_REPRODUCED, "no change" if low > -least else "other sign"
+            either = "other sign" if high < 0 else "no change, or the other sign"
+            return NOT_REPRODUCED, "no change" if low > -least else either
         if self.rule == "sign":
             return PARTLY, ""
         if high < size / 2:
@@ -201,7 +205,7 @@ def ledger(claims: Mapping[str, Claim], measures: Mapping[str, dict]) -> list[di
             elif "-" in claim.measure and not any(numbers.values()):
                 reason = UNMOVED
             sd = found.get("sd", math.nan)
-            runs = {"seeds": found.get("seeds", 1), "sd": None if math.isnan(sd) else sd}
+            runs = {"seeds": found.get("seeds"), "sd": None if math.isnan(sd) else sd}
             notebook, cell = claim.cell.split("#")
             shown = {"notebook": notebooks.find(notebook).name, "cell": cell}
             decided = {"verdict": verdict, "reason": reason}
@@ -250,7 +254,7 @@ def for_people(entries: list[dict]) -> pd.DataFrame:
             "The paper says": entry["says"],
             "Paper": "" if entry["paper"] is None else significant(entry["paper"]),
             "Ours": measured(entry),
-            "Seeds": str(entry.get("seeds", "")),
+            "Seeds": str(entry.get("seeds") or ""),
             "sd": significant(entry["sd"]) if entry.get("sd") is not None else "",
             "Verdict": entry["verdict"],
             "Reason": entry["reason"],
