@@ -99,7 +99,15 @@ def _beyond(folder: Path) -> list[cells.Cell]:
     path = folder / "notebooks" / f"{BEYOND}.ipynb"
     if not path.is_file():
         return []
-    left_out = ("title", "parameters", "imports", "trainings", "asserts")
+    left_out = (
+        "title",
+        "parameters",
+        "imports",
+        "trainings",
+        "measures_head",
+        "measures",
+        "asserts",
+    )
     return [
         cells.rendered(BEYOND, name, cell)
         for name, cell in cells.read(path).items()
