@@ -12,8 +12,8 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
 4. the one training loop and what it trains for: ``averaging``, ``training``, ``tasks``,
    ``streams``, ``stream_tasks``, ``dynamic``
 5. what is run and shown: ``stages``, ``synthetic``, ``text_study``, ``corpus_study``,
-   ``large_study``, ``beyond``, ``beyond_measures``, ``reporting``, ``notebooks``, ``launch``,
-   ``processes``, ``scaling``, ``cli``
+   ``large_study``, ``beyond``, ``beyond_comparisons``, ``beyond_measures``, ``beyond_words``,
+   ``reporting``, ``notebooks``, ``launch``, ``processes``, ``scaling``, ``cli``
 """
 
 __version__ = "0.1.0"

@@ -23,6 +23,9 @@ from paperlib.truth import TrueModel
 ORACLE, TRAINED, NONE = "oracle", "trained", "none"
 """Where p̂ comes from: p itself, the profile's discriminator, or nowhere (cross-entropy alone)."""
 
+PERTURBED = ("perturbed", "several", "frequent")
+"""Perturbed models: at the paper's word, at several almost frequent words, at a frequent word."""
+
 PAPERS_TERM = SecondTerm()
 """Eq. (12) as it stands."""
 
@@ -101,9 +104,12 @@ class BeyondStudy(SyntheticStudy):
         return self._lowered(of) if of in ("several", "frequent") else super().start(of)
 
     def stopped_discriminator(self, of: str, epochs: int) -> Trained:
-        """The discriminator against the model ``of``, stopped after ``epochs`` epochs."""
+        """The discriminator against the model ``of``, as it is after ``epochs`` epochs.
+
+        The best weights would be those before the first step where no epoch is better than a guess.
+        """
         training = self.settings.discriminator.model_copy(update={"max_epochs": epochs})
-        return self._discriminator(of, training)
+        return self._discriminator(of, training, last=True)
 
     def rate(self, variant: Variant) -> float:
         """Its learning rate in fine-tuning."""
@@ -186,9 +192,27 @@ class BeyondStudy(SyntheticStudy):
         return [Variant(NONE), *(Variant(term=term) for term in terms)]
 
     def repair_variants(self) -> list[Variant]:
-        """Question 5: other perturbations, each with a discriminator of the same few epochs."""
-        epochs = self.beyond.early[-1]
-        return [Variant(epochs, of=of) for of in ("perturbed", "several", "frequent")]
+        """Question 5: other perturbations, each with a discriminator of the same few epochs, and
+        with cross-entropy alone.
+        """
+        sources = (self.beyond.early[-1], NONE)
+        return [Variant(source, of=of) for of in PERTURBED for source in sources]
+
+    def pairs(self) -> dict[int, list[tuple[Variant, Variant]]]:
+        """By question, the fine-tunings that are held against one another."""
+        exact = SecondTerm(estimate="sum")
+        sources = [(ORACLE, TRAINED), (TRAINED, NONE)]
+        first = [
+            (Variant(one, fast=fast), Variant(other, fast=fast))
+            for fast in (False, True)
+            for one, other in sources
+        ]
+        first += [(Variant(TRAINED), Variant(epochs)) for epochs in self.beyond.early]
+        third = [(Variant(source, exact), Variant(source)) for source in (TRAINED, ORACLE)]
+        third.append((Variant(TRAINED, exact), Variant(NONE)))
+        fourth = [(other, Variant()) for other in self.term_variants() if other != Variant()]
+        repairs = iter(self.repair_variants())
+        return {1: first, 3: third, 4: fourth, 5: list(zip(repairs, repairs, strict=True))}
 
     def trainings(self) -> Iterator[tuple[str, Trained]]:
         """All trainings of the notebook by name, each trained when it is reached."""

@@ -6,6 +6,7 @@ one over test sentences only "what if the test sentences were others?", with the
 models. ``basis`` names which it is.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +22,7 @@ LEVEL = 0.95
 
 EXACT = "exact"
 ONE_RUN = "one run, no interval"
+LIMITED = "its training ended at the limit of epochs, not at a plateau"
 
 Row = TypeVar("Row")
 
@@ -29,29 +31,47 @@ Row = TypeVar("Row")
 class Estimate:
     """A value and its 95 % interval; ``basis`` says what the interval is over.
 
-    ``low`` and ``high`` are the value itself where it is exact, and where a single run has none.
+    ``low`` and ``high`` are not numbers where there is no interval, and the value itself where it
+    is exact. ``seeds`` counts the runs behind it, each with a seed of its own, and ``sd`` is their
+    sample standard deviation, where there are several.
     """
 
     value: float
     low: float
     high: float
     basis: str
+    seeds: int = 1
+    sd: float = math.nan
 
     @classmethod
     def single(cls, value: float, basis: str = ONE_RUN) -> "Estimate":
-        """A number without an interval."""
-        return cls(float(value), float(value), float(value), basis)
+        """A number of one run, without an interval."""
+        return cls(float(value), math.nan, math.nan, basis)
+
+    @classmethod
+    def exact(cls, value: float) -> "Estimate":
+        """A number that no other run would change."""
+        return cls(float(value), float(value), float(value), EXACT)
 
 
-def over_seeds(values: Sequence[float], title: str = "seeds") -> Estimate:
-    """Mean and t interval of one value a seed; of a single value, that value alone."""
+def over_seeds(
+    values: Sequence[float], title: str = "seeds", *, quotients: bool = False
+) -> Estimate:
+    """Mean and t interval of one value a seed; of a single value, that value alone.
+
+    Of ``quotients``, all above 0, the geometric mean and the t interval of their logarithms: half
+    and twice are equally far from 1.
+    """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 1:
         return Estimate.single(values[0])
-    mean, error = values.mean(), stats.sem(values)
-    margin = error * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
     basis = f"t interval over {len(values)} {title}"
-    return Estimate(float(mean), float(mean - margin), float(mean + margin), basis)
+    scaled = np.log(values) if quotients else values
+    margin = stats.sem(scaled) * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    ends = scaled.mean() + np.array([0, -margin, margin])
+    value, low, high = (np.exp(ends) if quotients else ends).tolist()
+    basis += " of the logarithm" if quotients else ""
+    return Estimate(value, low, high, basis, len(values), float(values.std(ddof=1)))
 
 
 def of_one_more(values: Sequence[float], title: str) -> Estimate:
@@ -62,10 +82,10 @@ def of_one_more(values: Sequence[float], title: str) -> Estimate:
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 1:
         return Estimate.single(values[0])
-    spread = values.std(ddof=1) * (1 + 1 / len(values)) ** 0.5
-    margin = spread * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    mean, sd = float(values.mean()), float(values.std(ddof=1))
+    margin = sd * (1 + 1 / len(values)) ** 0.5 * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
     basis = f"interval for one more of {len(values)} {title}"
-    return Estimate(values.mean().item(), values.mean() - margin, values.mean() + margin, basis)
+    return Estimate(mean, float(mean - margin), float(mean + margin), basis, len(values), sd)
 
 
 def estimate(

@@ -6,24 +6,31 @@ Words are put into bins by their rank in the training text: 1–10, 11–30, 31�
 import numpy as np
 import pandas as pd
 
-from paperlib.estimates import bootstrap_weights
+from paperlib.estimates import bootstrap_weights, interval, resampled_sums
+
+
+def ranks(counts: np.ndarray) -> np.ndarray:
+    """The rank of each word, ``(V,)``, from training counts ``(V,)``.
+
+    The first rank is the most frequent word's; ties go to the smaller id.
+    """
+    found = np.empty(len(counts), dtype=int)
+    found[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    return found
 
 
 def rank_bins(counts: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The bin of each word, ``(V,)``, and the bins' names, from training counts ``(V,)``.
 
-    The first rank is the most frequent word's; ties go to the smaller id. The last bin ends with
-    the vocabulary.
+    The last bin ends with the vocabulary.
     """
-    ranks = np.empty(len(counts), dtype=int)
-    ranks[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
     ends = [10]
     while ends[-1] < len(counts):
         ends.append(ends[-1] * 3 if str(ends[-1])[0] == "1" else ends[-1] // 3 * 10)
     ends[-1] = len(counts)
     starts = [1, *(end + 1 for end in ends[:-1])]
     names = [f"{start}–{end}" for start, end in zip(starts, ends, strict=True)]
-    return np.searchsorted(ends, ranks), names
+    return np.searchsorted(ends, ranks(counts)), names
 
 
 def change_by_bin(
@@ -75,3 +82,30 @@ def change_by_bin(
         mean = sums[:, number].sum() / tokens
         rows.append({"bin": name, "tokens": tokens, "mean": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def change_of_words(
+    change: np.ndarray,
+    words: np.ndarray,
+    sentences: np.ndarray,
+    those: np.ndarray,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, float]:
+    """Mean change of log q (nats a token) at some words, 95 % interval over sentences.
+
+    ``change``, ``words`` and ``sentences`` as in :func:`change_by_bin`; ``those`` are word ids.
+    Returns ``tokens``, ``mean``, ``low`` and ``high``; what cannot be had is not a number.
+    """
+    at = np.isin(words, those)
+    sums = np.zeros((int(sentences.max()) + 1, 2))
+    np.add.at(sums, sentences[at], np.stack([change[at], np.ones(at.sum())], axis=-1))
+    total, tokens = sums.sum(axis=0)
+    found = {"tokens": int(tokens), "mean": np.nan, "low": np.nan, "high": np.nan}
+    if (sums[:, 1] > 0).sum() > 1:
+        draws = resampled_sums(sums, resamples, seed)
+        with np.errstate(invalid="ignore"):  # a resample without these words is left out
+            low, high = interval(draws[:, 0] / draws[:, 1])
+        found |= {"mean": total / tokens, "low": low, "high": high}
+    return found

@@ -180,7 +180,7 @@ class Beyond(Settings):
     fast_rate: Positive = 1.0
     early: Annotated[tuple[Count, ...], Field(min_length=1)]
     weights: tuple[NonNegative, ...] = (0.3, 3.0)
-    largest_t: tuple[Positive, ...] = (1.05,)
+    largest_t: tuple[Positive, ...] = (1.05, 1.5)
     several: Annotated[int, Field(ge=2)] = 5
     sentences: Count = 1000
     resamples: Count = 2000

@@ -26,7 +26,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its best weights, its curve, and the folder they lie in."""
+    """A finished training: the weights it kept, its curve, and the folder they lie in."""
 
     model: nn.Module
     progress: Progress
@@ -87,21 +87,24 @@ def train(
     settings: Training,
     model: nn.Module,
     make_task: Callable[[nn.Module], Task],
+    *,
+    last: bool = False,
 ) -> Trained:
     """Train ``model`` once: from its weights as given, or from the last checkpoint.
 
     ``make_task`` gets the model and is called only where there is something left to train.
     ``key`` holds what the weights and the task depend on; the training settings, with the
-    precision that they mean on this machine, are added to it.
+    precision that they mean on this machine, are added to it. Kept are the best weights, or the
+    ``last`` ones.
     """
     precision = hardware.precision(settings.precision)
     training = settings.model_dump(mode="json") | {"precision": precision}
-    key = key | {"training": training}
+    key = key | {"training": training} | ({"kept": "last"} if last else {})
 
     def compute(folder: Path) -> None:
         hardware.keep_memory()
         checkpoint = folder / "checkpoint.pt"
-        progress = Trainer(make_task(model), settings, checkpoint).run()
+        progress = Trainer(make_task(model), settings, checkpoint, last=last).run()
         save_weights(folder / "model.safetensors", model)
         save_json(folder / "progress.json", asdict(progress))
 

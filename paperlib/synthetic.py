@@ -109,7 +109,9 @@ class SyntheticStudy:
         """
         return self._discriminator(of, _at_rate(self.settings.discriminator, rate))
 
-    def _discriminator(self, of: str, training: settings.SentenceTraining) -> Trained:
+    def _discriminator(
+        self, of: str, training: settings.SentenceTraining, *, last: bool = False
+    ) -> Trained:
         return stages.train(
             "discriminator",
             self._key(of),
@@ -122,6 +124,7 @@ class SyntheticStudy:
                 **self._options(training),
                 q0=self.start(of),
             ),
+            last=last,
         )
 
     def finetuned(self, of: str, rate: float | None = None) -> Trained:

@@ -110,12 +110,17 @@ class Progress:
 
 
 class Trainer:
-    """Trains a task and keeps a checkpoint of everything that the rest of the run depends on."""
+    """Trains a task and keeps a checkpoint of everything that the rest of the run depends on.
 
-    def __init__(self, task: Task, settings: Training, checkpoint: Path):
+    The model ends with the best weights of all epochs, those before the first step included, or
+    with the ``last`` ones.
+    """
+
+    def __init__(self, task: Task, settings: Training, checkpoint: Path, *, last: bool = False):
         self.task = task
         self.settings = settings
         self.checkpoint = checkpoint
+        self.last = last
         self.progress = Progress(settings.learning_rate)
         self.optimizer = optimizer_of(task.model, settings)
         self.average: Average | None = None
@@ -128,8 +133,7 @@ class Trainer:
         """Mean loss per token of the last batch whose measures have been looked at."""
 
     def run(self) -> Progress:
-        """Train to the end, from the checkpoint if there is one; the model ends with the best
-        weights of all epochs, those before the first step included.
+        """Train to the end, from the checkpoint if there is one.
 
         Raises :class:`TrainingError` when the loss stops being finite.
         """
@@ -142,7 +146,8 @@ class Trainer:
                 self._begin_averaging()
         while not self.progress.finished:
             self._epoch()
-        self.task.model.load_state_dict(self.best_weights)
+        if not self.last:
+            self.task.model.load_state_dict(self.best_weights)
         return self.progress
 
     def _epoch(self) -> None:

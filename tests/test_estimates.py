@@ -23,12 +23,30 @@ def test_interval_over_seeds_is_students():
     assert found.value == pytest.approx(np.mean(values))
     assert (found.low, found.high) == pytest.approx(tuple(expected))
     assert found.basis == "t interval over 4 seeds"
+    assert (found.seeds, found.sd) == (4, pytest.approx(np.std(values, ddof=1)))
 
 
 def test_a_single_value_has_no_interval_and_says_so():
     for found in (estimates.over_seeds([3.0]), estimates.of_one_more([3.0], "languages")):
-        assert (found.value, found.low, found.high) == (3.0, 3.0, 3.0)
-        assert found.basis == estimates.ONE_RUN
+        assert found.value == 3.0
+        assert np.isnan([found.low, found.high, found.sd]).all()
+        assert (found.basis, found.seeds) == (estimates.ONE_RUN, 1)
+
+
+def test_an_exact_number_is_its_own_interval():
+    found = estimates.Estimate.exact(3.0)
+    assert (found.value, found.low, found.high, found.basis) == (3.0, 3.0, 3.0, estimates.EXACT)
+
+
+def test_quotients_are_averaged_by_their_logarithms():
+    quotients = [2.0, 8.0]
+    found = estimates.over_seeds(quotients, quotients=True)
+    logs = estimates.over_seeds(np.log(quotients))
+    assert found.value == pytest.approx(4.0)
+    assert (found.low, found.high) == pytest.approx(tuple(np.exp([logs.low, logs.high])))
+    upside_down = estimates.over_seeds([1 / value for value in quotients], quotients=True)
+    assert (upside_down.low, upside_down.high) == pytest.approx((1 / found.high, 1 / found.low))
+    assert found.low > 0
 
 
 def test_interval_for_one_more_covers_one_more():

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paperlib.estimates import Estimate
+from paperlib.estimates import LIMITED, ONE_RUN, Estimate
 from paperlib.reporting import measures, paper
 from paperlib.reporting.claims import declared, ledger
-from paperlib.settings import load
+from paperlib.settings import StreamTraining, load
+from paperlib.training import Progress
 
 
 def rows(shift=0.0):
@@ -71,7 +72,7 @@ def test_perplexities_of_stretches():
 
 
 def test_measures_are_found_again(tmp_path):
-    estimate = Estimate(1.23456789, 1.0, 2.0, "t interval over 3 seeds")
+    estimate = Estimate(1.23456789, 1.0, 2.0, "t interval over 3 seeds", 3, 0.5)
     measures.save_measures(tmp_path, "03", {"a.b": estimate}, paper_size=True)
     (name, row), *others = measures.load_measures(tmp_path).items()
     assert (name, others) == ("a.b", [])
@@ -93,6 +94,16 @@ def test_what_has_the_papers_size():
     assert not measures.experiments_at_paper_size(quick.corpora)
 
 
+@pytest.mark.parametrize(
+    ("epoch", "schedule", "basis"),
+    [(9, "plateau", ONE_RUN), (10, "plateau", LIMITED), (9, "linear", LIMITED)],
+)
+def test_a_training_that_its_limit_ended_has_no_length_of_its_own(epoch, schedule, basis):
+    training = StreamTraining(max_epochs=10, schedule=schedule)
+    found = measures._epochs(Progress(1.0, epoch=epoch, best_epoch=7), training)
+    assert (found.value, found.basis) == (7, basis)
+
+
 def test_curves_are_compared_by_quotients():
     columns = ["lift", "of_p_hat", "almost_frequent", "frequent", "best_change"]
     seed = pd.DataFrame(
@@ -106,3 +117,10 @@ def test_curves_are_compared_by_quotients():
     assert found["curves.cross_entropy_0.1.share_of_gain"] == pytest.approx(0.5)
     assert found["curves.cross_entropy_0.01.lift"] == 1.2
     assert found["curves.discriminator_0.1.of_p_hat"] == 0.8
+    assert "curves.oscillation_faster.frequent" not in found
+
+    with_faster = pd.concat([seed, seed.iloc[:1].rename(lambda _: "discriminator_1") * 5])
+    twice = with_faster.assign(frequent=with_faster["frequent"] * 4)
+    found = measures.of_curves([with_faster, twice])
+    assert found["curves.oscillation_faster.frequent"].value == pytest.approx(3)
+    assert found["curves.cross_entropy_0.1.lift"].value == pytest.approx(10)

@@ -1,13 +1,14 @@
 """The report page: it stands alone, its links lead somewhere, and mathematics is MathML."""
 
 import base64
+import html
 import json
 from html.parser import HTMLParser
 
 import pytest
 from conftest import CHECKOUT
 
-from paperlib.reporting import cells, claims, report
+from paperlib.reporting import cells, claims, report, summary
 from paperlib.reporting.measures import load_measures
 from paperlib.settings import load
 
@@ -114,3 +115,41 @@ def test_a_claim_that_points_nowhere_is_an_error(tmp_path):
     entry = {"notebook": "03_table_1", "cell": "nowhere"}
     with pytest.raises(KeyError, match="03_table_1 has no cell 'nowhere'"):
         report._evidence(tmp_path, [entry])
+
+
+def test_a_claim_that_points_to_an_empty_cell_is_an_error(tmp_path):
+    (tmp_path / "notebooks").symlink_to(FOLDER / "notebooks")
+    entry = {"notebook": "01_synthetic_language", "cell": "table"}
+    with pytest.raises(ValueError, match="01_synthetic_language, cell 'table' shows nothing"):
+        report._evidence(tmp_path, [entry])
+
+
+def test_the_conclusion_counts_and_names_key_claims():
+    declared = claims.declared()
+    assert summary.KEY_CLAIMS.keys() <= declared.keys()
+    entries = claims.ledger(declared, load_measures(FOLDER))
+    counts, named = summary.conclusion(entries)
+    assert str(claims.count(entries)[claims.REPRODUCED]) in counts
+    run = {entry["claim"] for entry in entries if entry["verdict"] != claims.NOT_RUN}
+    for name, words in summary.KEY_CLAIMS.items():
+        assert (words in named) == (name in run)
+    parts = summary.by_part(entries)
+    assert sum(sum(numbers.values()) for numbers in parts.values()) == len(entries)
+
+
+def test_fine_tunings_that_kept_their_start_are_named(page):
+    trainings = [
+        {"study": "seed 0", "training": name, "stage": f"{kind}/0", "best_epoch": epoch}
+        for name, kind, epoch in (
+            ("initial_ftd", "finetuning", 0),
+            ("perturbed_ftd", "finetuning", 3),
+            ("discriminator_initial", "discriminator", 0),
+        )
+    ]
+    assert summary.unmoved(trainings) == ["seed 0, initial_ftd"]
+    assert "doc_ptb, finetuning_dropout_no_discriminator" in page
+
+
+def test_every_entry_shows_its_reason(page):
+    for entry in claims.ledger(claims.declared(), load_measures(FOLDER)):
+        assert html.escape(entry["reason"], quote=False).replace("'", "&#39;") in page

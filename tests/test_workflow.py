@@ -11,6 +11,7 @@ import pytest
 from conftest import CHECKOUT, launch_job
 
 from paperlib import notebooks, settings
+from paperlib.reporting import cells
 
 NAMES = list(notebooks.declared())
 
@@ -150,14 +151,22 @@ def test_every_notebook_headless(fresh_project, runs_folder):
     assert made == declared | {f"notebooks/{name}.ipynb" for name in NAMES}
     for name in NAMES:
         text = (figures / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
-        cells = json.loads(text)["cells"]
-        assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code")
+        executed = json.loads(text)["cells"]
+        assert all(cell["execution_count"] for cell in executed if cell["cell_type"] == "code")
         assert "Warning" not in text
         for folder in (fresh_project, CHECKOUT, runs_folder):
             assert str(folder) not in text
     provenance = json.loads((figures / "provenance.json").read_text(encoding="utf-8"))
     studies = {one["study"] for one in provenance["trainings"]}
     assert studies >= {"seed 0", "beyond", "mos_ptb", "doc_ptb", "large"}
+
+    ledger = json.loads((figures / "claims.json").read_text(encoding="utf-8"))["claims"]
+    for entry in [entry for entry in ledger if "cell" in entry]:
+        executed = cells.read(figures / "notebooks" / f"{entry['notebook']}.ipynb")
+        shown = cells.rendered(entry["notebook"], entry["cell"], executed[entry["cell"]]).shown
+        assert shown.strip(), entry["claim"]
+        if entry["cell"] == "measures":
+            assert f"{entry['value']:.5g}" in shown, entry["claim"]
 
     again = launch_job(fresh_project, *options)
     assert again.returncode == 0

@@ -4,7 +4,8 @@
 (:mod:`paperlib.reporting.measures`). Every rule comes down to two bands of values, one for
 *reproduced* and a wider one for *partly*, and looks at the interval, not at the value. The verdict
 is *reproduced* if the interval lies in the inner band, *not reproduced* if it lies outside of the
-outer one, and *partly* otherwise.
+outer one, and *partly* otherwise; a number without an interval is *partly* at best. Each verdict
+has its reason.
 """
 
 import json
@@ -18,6 +19,7 @@ import pandas as pd
 from pydantic import ValidationError, model_validator
 
 from paperlib import notebooks
+from paperlib.estimates import LIMITED, ONE_RUN
 from paperlib.settings import Settings, SettingsError
 
 CLAIMS = Path(__file__).parents[1] / "claims.toml"
@@ -30,6 +32,14 @@ REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = VERDICTS = (
 )
 
 Band = tuple[float, float]
+
+COMPARABLE = 0.1
+"""Relative distance up to which a perplexity to start from is comparable with the paper's."""
+
+NOT_MEASURED = "nothing was run that measures it"
+OTHER_SIZE = "it speaks of the paper's size, and this run has another"
+WITHIN = "the whole interval is in the rule's band"
+UNMOVED = "fine-tuning kept the weights it started from (best epoch 0)"
 
 
 class Claim(Settings):
@@ -46,14 +56,20 @@ class Claim(Settings):
     least: float = 0
     unit: str = ""
     paper_size: bool = False
+    start: str | None = None
+    paper_start: float | None = None
     cell: str | None = None
+    note: str = ""
 
     @model_validator(mode="after")
     def _rule_has_what_it_needs(self) -> Self:
-        needs = {"near": "tolerance", "above": "limit", "below": "limit"}.get(self.rule, "paper")
-        missing = [name for name in {needs, "paper"} if getattr(self, name) is None]
-        if needs in missing or (self.rule == "near" and missing):
-            raise ValueError(f"the rule {self.rule!r} needs {' and '.join(sorted(missing))}")
+        needs = {"above": ["limit"], "below": ["limit"]}
+        needs |= {rule: ["paper", "tolerance"] for rule in ("near", "covers")}
+        missing = [n for n in needs.get(self.rule, ["paper"]) if getattr(self, n) is None]
+        if missing:
+            raise ValueError(f"the rule {self.rule!r} needs {' and '.join(missing)}")
+        if (self.start is None) != (self.paper_start is None):
+            raise ValueError("start and paper_start go together")
         if self.measure and not self.cell:
             raise ValueError("a claim that is measured needs the cell that shows it")
         return self
@@ -61,7 +77,7 @@ class Claim(Settings):
     def bands(self) -> tuple[Band, Band]:
         """The values that are *reproduced*, and the wider band of those that are so *partly*."""
         paper, partly, infinity = self.paper, self.partly, math.inf
-        if self.rule == "near":
+        if self.rule in ("near", "covers"):
             wide = 3 * self.tolerance if partly is None else partly
             inner = (paper - self.tolerance, paper + self.tolerance)
             return inner, (paper - wide, paper + wide)
@@ -69,8 +85,6 @@ class Claim(Settings):
             least = max(self.least, math.ulp(0.0))  # no change at all has no sign
             same = (least, infinity) if paper > 0 else (-infinity, -least)
             return (same if self.rule == "sign" else tuple(sorted((paper / 2, paper * 2)))), same
-        if self.rule == "covers":
-            return (paper, paper), (paper, paper)
         wide = self.limit if partly is None else partly
         if self.rule == "above":
             return (self.limit, infinity), (wide, infinity)
@@ -83,26 +97,70 @@ class Claim(Settings):
         if self.rule == "near" and self.tolerance <= 1e-9:
             return f"exactly {paper}"
         also = "" if inner == outer else f"; partly: within {outer[0]:.4g} … {outer[1]:.4g}"
-        return {
+        rule = {
             "near": f"within {self.tolerance or 0:g} of {paper}{also}",
             "size": f"the sign of {paper} and between half and twice its size; partly: the sign",
             "sign": f"the sign of {paper}",
             "above": f"above {inner[0]:g}" + ("" if inner == outer else f"; partly: {outer[0]:g}"),
             "below": f"below {inner[1]:g}" + ("" if inner == outer else f"; partly: {outer[1]:g}"),
-            "covers": f"the interval has {paper} in it; partly: were it twice as wide",
+            "covers": f"the interval has {paper} in it, at most {self.tolerance or 0:g} from its "
+            "middle to its ends; partly: too wide, or no farther off than that",
         }[self.rule]
+        if self.start:
+            rule += f"; only where fine-tuning starts within {COMPARABLE:.0%} of {self.paper_start}"
+        return rule
 
-    def verdict(self, value: float, low: float, high: float) -> str:
-        """*reproduced*, *partly* or *not reproduced* for a measure and its interval."""
+    def verdict(self, value: float, low: float, high: float, basis: str = "") -> tuple[str, str]:
+        """*reproduced*, *partly* or *not reproduced* for a measure and its interval; and why.
+
+        ``basis`` says what the interval is over; of one run without an interval, ``low`` and
+        ``high`` are not looked at.
+        """
+        if basis == ONE_RUN:
+            found, why = self._verdict(value, value, value)
+            return (PARTLY, ONE_RUN) if found == REPRODUCED else (found, f"{why}; {ONE_RUN}")
+        found, why = self._verdict(value, low, high)
+        inner = self.bands()[0]
+        if not why and 2 * (high - low) < inner[1] - inner[0] < math.inf:
+            why = "at the edge of the rule's band"
+        return found, why or f"the interval is too wide to tell: {basis}"
+
+    def _verdict(self, value: float, low: float, high: float) -> tuple[str, str]:
+        """The reason is empty where the interval says neither."""
         if self.rule == "covers":
-            wide = (2 * low - value, 2 * high - value)
-            if low <= self.paper <= high:
-                return REPRODUCED
-            return PARTLY if wide[0] <= self.paper <= wide[1] else NOT_REPRODUCED
+            return self._covered(value, low, high)
         inner, outer = self.bands()
         if inner[0] <= low and high <= inner[1]:
-            return REPRODUCED
-        return NOT_REPRODUCED if high < outer[0] or low > outer[1] else PARTLY
+            return REPRODUCED, WITHIN
+        if self.rule in ("size", "sign"):
+            sign = 1 if self.paper > 0 else -1
+            return self._same_direction(*sorted((sign * low, sign * high)))
+        than = "than the paper's" if self.rule == "near" else "than the rule asks"
+        out = NOT_REPRODUCED if high < outer[0] or low > outer[1] else PARTLY
+        if high < inner[0]:
+            return out, f"lower {than}"
+        return (out, f"higher {than}") if low > inner[1] else (PARTLY, "")
+
+    def _same_direction(self, low: float, high: float) -> tuple[str, str]:
+        """For *size* and *sign*, of an interval that is positive where it has the paper's sign."""
+        size, least = abs(self.paper), max(self.least, math.ulp(0.0))
+        if high < least:
+            either = "other sign" if high < 0 else "no change, or the other sign"
+            return NOT_REPRODUCED, "no change" if low > -least else either
+        if self.rule == "sign":
+            return PARTLY, ""
+        if high < size / 2:
+            if low <= 0:
+                return NOT_REPRODUCED, "less than half of the paper's, or none, or the other sign"
+            return PARTLY, "smaller than the paper's"
+        return PARTLY, "larger than the paper's" if low > 2 * size else ""
+
+    def _covered(self, value: float, low: float, high: float) -> tuple[str, str]:
+        wide = (high - low) / 2 > self.tolerance
+        if low <= self.paper <= high:
+            return (PARTLY, "") if wide else (REPRODUCED, "the interval has the paper's number")
+        out = PARTLY if abs(value - self.paper) <= self.tolerance else NOT_REPRODUCED
+        return out, f"{'lower' if high < self.paper else 'higher'} than the paper's"
 
 
 def declared(path: Path = CLAIMS) -> dict[str, Claim]:
@@ -127,29 +185,53 @@ def declared(path: Path = CLAIMS) -> dict[str, Claim]:
 
 
 def ledger(claims: Mapping[str, Claim], measures: Mapping[str, dict]) -> list[dict]:
-    """One entry a claim: the claim, what was measured, the verdict, and where it is shown.
+    """One entry a claim: the claim, what was measured, the verdict and its reason, and the cell.
 
-    ``measures`` is by name, each with ``value``, ``low``, ``high``, ``basis`` and ``paper_size``. A
-    claim without its measure, or one that speaks of the paper's size where the run has another, is
-    *not run at this scale*.
+    ``measures`` is by name, each with the fields of :class:`~paperlib.estimates.Estimate` and
+    ``paper_size``. A number that is not there, such as the end of a missing interval, is None.
     """
     entries = []
     for name, claim in claims.items():
-        entry = claim.model_dump(include={"place", "says", "paper", "unit", "measure"})
+        entry = claim.model_dump(include={"place", "says", "note", "paper", "unit", "measure"})
         entry = {"claim": name} | entry | {"rule": claim.rule_in_words(), "verdict": NOT_RUN}
         found = measures.get(claim.measure)
-        if found is None or math.isnan(found["value"]):
-            entry["reason"] = "nothing was run that measures it"
-        elif claim.paper_size and not found["paper_size"]:
-            entry["reason"] = "it speaks of the paper's size, and this run has another"
+        if reason := _why_not_run(claim, found, measures):
+            entry["reason"] = reason
         else:
             numbers = {key: float(found[key]) for key in ("value", "low", "high")}
-            verdict = claim.verdict(**numbers)
+            verdict, reason = claim.verdict(**numbers, basis=found["basis"])
+            if found["basis"] == ONE_RUN:
+                numbers |= {"low": None, "high": None}
+            elif "-" in claim.measure and not any(numbers.values()):
+                reason = UNMOVED
+            sd = found.get("sd", math.nan)
+            runs = {"seeds": found.get("seeds"), "sd": None if math.isnan(sd) else sd}
             notebook, cell = claim.cell.split("#")
             shown = {"notebook": notebooks.find(notebook).name, "cell": cell}
-            entry |= numbers | {"basis": found["basis"], "verdict": verdict} | shown
+            decided = {"verdict": verdict, "reason": reason}
+            entry |= numbers | {"basis": found["basis"]} | runs | decided | shown
         entries.append(entry)
     return entries
+
+
+def _why_not_run(claim: Claim, found: dict | None, measures: Mapping[str, dict]) -> str:
+    """Why this claim is *not run at this scale*; empty where it is judged."""
+    if claim.measure is None and claim.note:
+        return claim.note
+    if found is None or math.isnan(found["value"]):
+        return NOT_MEASURED
+    if found["basis"] == LIMITED:
+        return LIMITED
+    if claim.paper_size and not found["paper_size"]:
+        return OTHER_SIZE
+    if claim.start:
+        ours = measures[claim.start]["value"] if claim.start in measures else math.nan
+        if not abs(ours / claim.paper_start - 1) <= COMPARABLE:
+            return (
+                f"fine-tuning starts at a perplexity of {ours:.4g} here, at {claim.paper_start} "
+                "in the paper"
+            )
+    return ""
 
 
 def save_ledger(folder: Path, profile: str, commit: str, entries: list[dict]) -> None:
@@ -172,7 +254,10 @@ def for_people(entries: list[dict]) -> pd.DataFrame:
             "The paper says": entry["says"],
             "Paper": "" if entry["paper"] is None else significant(entry["paper"]),
             "Ours": measured(entry),
+            "Seeds": str(entry.get("seeds") or ""),
+            "sd": significant(entry["sd"]) if entry.get("sd") is not None else "",
             "Verdict": entry["verdict"],
+            "Reason": entry["reason"],
             "Shown in": f"{entry['notebook']}, cell {entry['cell']}" if "cell" in entry else "",
         }
         for entry in entries
@@ -183,9 +268,11 @@ def measured(entry: dict) -> str:
     """Value and interval of an entry in a few digits, with the unit; nothing if it was not run."""
     if "value" not in entry:
         return ""
-    value, low, high = (significant(entry[key]) for key in ("value", "low", "high"))
     unit = f" {entry['unit']}" if entry["unit"] else ""
-    return f"{value}{unit}" + ("" if low == high else f" ({low} to {high})")
+    text = f"{significant(entry['value'])}{unit}"
+    if entry["low"] is None or entry["low"] == entry["high"]:
+        return text
+    return f"{text} ({significant(entry['low'])} to {significant(entry['high'])})"
 
 
 def significant(value: float) -> str:

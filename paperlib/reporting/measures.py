@@ -7,6 +7,7 @@ Each notebook that checks a claim writes one table ``measures_NN`` (``NN`` its n
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from paperlib.corpus_study import CorpusStudy
-from paperlib.estimates import Estimate, estimate, interval, over_seeds, resampled_sums
+from paperlib.estimates import LIMITED, Estimate, estimate, interval, over_seeds, resampled_sums
 from paperlib.large_study import LargeStudy
 from paperlib.reporting.tables import TABLE1_COLUMNS, TABLE1_STEPS, save_table
-from paperlib.settings import Experiment, Synthetic, load
+from paperlib.settings import Experiment, StreamTraining, Synthetic, load
 from paperlib.synthetic import SyntheticStudy
 from paperlib.text_study import BEST, TextStudy
+from paperlib.training import Progress
 
 SENTENCES = "test sentences"
 STRETCHES = 100
@@ -37,12 +39,11 @@ def save_measures(
     ``paper_size`` is whether data and network have the paper's size, so that values themselves,
     and not only their differences, can be held against the paper's.
     """
-    columns = ["measure", "value", "low", "high", "basis", "paper_size"]
-    rows = [(name, e.value, e.low, e.high, e.basis, paper_size) for name, e in measures.items()]
-    table = pd.DataFrame(rows, columns=columns)
+    rows = [{"measure": name} | asdict(estimate) for name, estimate in measures.items()]
+    table = pd.DataFrame(rows).assign(paper_size=paper_size)
     shown = table.drop(columns="paper_size")
-    for column in ("value", "low", "high"):
-        shown[column] = shown[column].map("{:.5g}".format)
+    for column in ("value", "low", "high", "sd"):
+        shown[column] = shown[column].map("{:.5g}".format).replace("nan", "")
     save_table(folder, f"measures_{number}", table, title="Measures for the ledger", shown=shown)
     return shown
 
@@ -176,23 +177,26 @@ def curve_numbers(study: SyntheticStudy) -> pd.DataFrame:
 def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
     """Figures 1 and 2 from the :func:`curve_numbers` of each seed, as ``curves.….lift``.
 
-    Oscillation is cross-entropy's at 0.1 by that with discriminator, and ``share_of_gain`` what
-    cross-entropy at 0.1 gains in validation perplexity by what fine-tuning with discriminator does.
+    ``oscillation`` is cross-entropy's at 0.1 by that with discriminator at 0.1, and
+    ``oscillation_faster`` by that with discriminator at 1, where the profile draws it;
+    ``share_of_gain`` is what cross-entropy at 0.1 gains in validation perplexity by what
+    fine-tuning with discriminator does, a share that may be 0 or below.
     """
-    runs = {f"cross_entropy_{rate}": ("lift",) for rate in ("0.1", "0.01")}
-    runs["discriminator_0.1"] = ("of_p_hat",)
-    found = {
-        f"curves.{run}.{column}": over_seeds([seed.loc[run, column] for seed in seeds])
-        for run, columns in runs.items()
-        for column in columns
-    }
-    both = ["cross_entropy_0.1", "discriminator_0.1"]
-    quotient = {
-        column: over_seeds([np.divide(*seed.loc[both, column]) for seed in seeds])
-        for column in ("almost_frequent", "frequent", "best_change")
-    }
-    found["curves.cross_entropy_0.1.share_of_gain"] = quotient.pop("best_change")
-    return found | {f"curves.oscillation.{word}": value for word, value in quotient.items()}
+    alone, discriminator, faster = "cross_entropy_0.1", "discriminator_0.1", "discriminator_1"
+
+    def of(run: str, column: str, by: str | None = None, *, quotients: bool = True) -> Estimate:
+        values = [seed.loc[run, column] / (seed.loc[by, column] if by else 1) for seed in seeds]
+        return over_seeds(values, quotients=quotients)
+
+    found = {f"curves.{run}.lift": of(run, "lift") for run in (alone, "cross_entropy_0.01")}
+    found[f"curves.{discriminator}.of_p_hat"] = of(discriminator, "of_p_hat")
+    share = of(alone, "best_change", discriminator, quotients=False)
+    found[f"curves.{alone}.share_of_gain"] = share
+    for name, by in (("oscillation", discriminator), ("oscillation_faster", faster)):
+        if by in seeds[0].index:
+            for word in ("almost_frequent", "frequent"):
+                found[f"curves.{name}.{word}"] = of(alone, word, by)
+    return found
 
 
 # Section 4
@@ -203,19 +207,21 @@ def of_discriminator(study: TextStudy) -> dict[str, Estimate]:
     run = study.discriminator.progress
     return {
         f"{study.name}.discriminator.below_log4": Estimate.single(run.best - math.log(4)),
-        f"{study.name}.discriminator.best_epoch": Estimate.single(run.best_epoch),
+        f"{study.name}.discriminator.best_epoch": _epochs(run, study.settings.discriminator),
     }
 
 
 def of_finetuning(study: TextStudy) -> dict[str, Estimate]:
     """Epoch by epoch, for each option of Table 2: what its own fine-tuning minimises.
 
-    ``smaller_change`` is the relative change of loss or perplexity to the best of the epochs,
-    whichever is the better: above 0 where both increase. ``first_epoch`` is the first epoch's share
-    of the decrease in perplexity, where there is any.
+    ``…_change`` is from the option's own start to its best epoch (nats). ``smaller_change`` is the
+    relative change of loss or perplexity to the best of the epochs, whichever is the better: above
+    0 where both increase. ``first_epoch`` is the first epoch's share of the decrease in perplexity,
+    where there is any.
     """
     start = study.finetuned().history[0]
     found = {f"initial.{name}": start[name] for name in ("loss", "reverse_kl")}
+    epochs = {}
     for option in study.options():
         run = study.finetuned(option)
         before, after = run.history[0], run.history[1:]
@@ -226,25 +232,35 @@ def of_finetuning(study: TextStudy) -> dict[str, Estimate]:
         ]
         gain = before["perplexity"] - best["perplexity"]
         first = (before["perplexity"] - after[0]["perplexity"]) / gain if gain > 0 else math.nan
-        found |= {
-            f"{option}.loss": best["loss"],
-            f"{option}.reverse_kl": best["reverse_kl"],
-            f"{option}.loss_change": best["loss"] - before["loss"],
-            f"{option}.smaller_change": min(changes),
-            f"{option}.first_epoch": first,
-            f"{option}.finetuning_epochs": run.progress.best_epoch,
-        }
-    return {f"{study.name}.{name}": Estimate.single(value) for name, value in found.items()}
+        for name in ("loss", "reverse_kl"):
+            found |= {
+                f"{option}.{name}": best[name],
+                f"{option}.{name}_change": best[name] - before[name],
+            }
+        found |= {f"{option}.smaller_change": min(changes), f"{option}.first_epoch": first}
+        length = _epochs(run.progress, study.settings.finetuning)
+        epochs[f"{study.name}.{option}.finetuning_epochs"] = length
+    singles = {f"{study.name}.{name}": Estimate.single(value) for name, value in found.items()}
+    return singles | epochs
+
+
+def _epochs(run: Progress, training: StreamTraining) -> Estimate:
+    """The best epoch, as the length that a training needed: known where a plateau ended it."""
+    limited = run.epoch >= training.max_epochs or training.schedule == "linear"
+    return Estimate.single(run.best_epoch, *([LIMITED] if limited else []))
 
 
 def of_text(study: TextStudy) -> dict[str, Estimate]:
     """Perplexities of an experiment and what fine-tuning changes, by stretches of the text.
 
-    ``name.model.split_ppl`` and ``name.after-before.split_ppl``: each option of Table 2 against the
-    initial model, and against the option that the paper takes.
+    ``name.model.split_ppl`` and ``name.after-before.split_ppl``: each option of Table 2, and in
+    section 4.3 cross-entropy alone, against the initial model, and against the option that the
+    paper takes.
     """
     models = {"initial": study.initial}
     models |= {option: study.finetuned(option) for option in study.options()}
+    if isinstance(study, LargeStudy):
+        models["cross_entropy"] = study.cross_entropy
     found = {}
     for split in ("valid", "test"):
         rows = {name: study.token_log_probs(model)[split] for name, model in models.items()}
@@ -254,19 +270,28 @@ def of_text(study: TextStudy) -> dict[str, Estimate]:
 
 
 def of_dynamic(study: CorpusStudy) -> dict[str, Estimate]:
-    """Perplexities under dynamic evaluation after fine-tuning, and ``dynamic_share``.
+    """Perplexities under dynamic evaluation and what it changes, and ``dynamic_share``.
 
-    That is what dynamic evaluation leaves of fine-tuning's gain in log perplexity on the test text.
-    Nothing where the profile does not run it.
+    ``finetuned_dynamic-finetuned`` is dynamic less static evaluation, and
+    ``finetuned_dynamic-initial_dynamic`` the fine-tuned less the initial model. The share is what
+    dynamic evaluation leaves of fine-tuning's gain in log perplexity on the test text. Nothing
+    where the profile does not run it.
     """
     if study.settings.dynamic is None:
         return {}
-    before, after = study.initial, study.finetuned()
-    tuned = study.dynamic(after)
-    static = study.perplexities(after)["test"] / study.perplexities(before)["test"]
-    dynamic = tuned["test"] / study.dynamic(before)["test"]
-    found = {f"finetuned_dynamic.{split}_ppl": tuned[split] for split in ("valid", "test")}
-    found["dynamic_share"] = math.log(dynamic) / math.log(static)
+    models = {"initial": study.initial, "finetuned": study.finetuned()}
+    static = {name: study.perplexities(model) for name, model in models.items()}
+    dynamic = {name: study.dynamic(model) for name, model in models.items()}
+    tuned, found = dynamic["finetuned"], {}
+    for split in ("valid", "test"):
+        found |= {
+            f"finetuned_dynamic.{split}_ppl": tuned[split],
+            f"finetuned_dynamic-finetuned.{split}_ppl": tuned[split] - static["finetuned"][split],
+            f"finetuned_dynamic-initial_dynamic.{split}_ppl": tuned[split]
+            - dynamic["initial"][split],
+        }
+    gains = [math.log(of["finetuned"]["test"] / of["initial"]["test"]) for of in (dynamic, static)]
+    found["dynamic_share"] = gains[0] / gains[1] if gains[1] else math.nan
     return {f"{study.name}.{name}": Estimate.single(value) for name, value in found.items()}
 
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from paperlib import notebooks
 from paperlib.checkpoints import write_atomically
-from paperlib.reporting import cells, claims
+from paperlib.reporting import cells, claims, summary
 from paperlib.settings import Profile
 
 SIGNS = dict(zip(claims.VERDICTS, "✓◐✗–", strict=True))
@@ -19,6 +19,7 @@ KINDS = dict(
 )
 
 RESULTS = {
+    "training_curves": "The initial model of section 3: training by two readings of the schedule",
     "table1": "",
     "table1_differences": "",
     "chosen_word": "",
@@ -49,7 +50,8 @@ def write(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> 
     """Write ``report.html`` from what lies in ``folder``, and return its path.
 
     ``record`` is the provenance and ``entries`` the ledger; executed notebooks are read from
-    ``folder/notebooks``. Raises ``KeyError`` where the ledger points to a cell that is not there.
+    ``folder/notebooks``. Raises ``KeyError`` where the ledger points to a cell that is not there,
+    and ``ValueError`` where it points to one that shows nothing.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -60,8 +62,11 @@ def write(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> 
     page = environment.get_template("report.html.j2").render(
         profile=profile,
         record=record,
-        entries=[{"cell": None, "reason": None} | entry for entry in entries],
+        entries=[dict.fromkeys(("cell", "sd", "seeds")) | entry for entry in entries],
         counts=claims.count(entries),
+        conclusion=summary.conclusion(entries),
+        parts=summary.by_part(entries),
+        unmoved=summary.unmoved(record["trainings"]),
         signs=SIGNS,
         kinds=KINDS,
         measured=claims.measured,
@@ -94,7 +99,15 @@ def _beyond(folder: Path) -> list[cells.Cell]:
     path = folder / "notebooks" / f"{BEYOND}.ipynb"
     if not path.is_file():
         return []
-    left_out = ("title", "parameters", "imports", "trainings", "asserts")
+    left_out = (
+        "title",
+        "parameters",
+        "imports",
+        "trainings",
+        "measures_head",
+        "measures",
+        "asserts",
+    )
     return [
         cells.rendered(BEYOND, name, cell)
         for name, cell in cells.read(path).items()
@@ -112,9 +125,12 @@ def _evidence(folder: Path, entries: list[dict]) -> list[cells.Cell]:
             executed = cells.read(folder / "notebooks" / f"{notebook}.ipynb")
             if missing := names - executed.keys():
                 raise KeyError(f"notebook {notebook} has no cell {missing.pop()!r}")
-            found += [
+            shown = [
                 cells.rendered(notebook, name, cell)
                 for name, cell in executed.items()
                 if name in names
             ]
+            if empty := [cell.name for cell in shown if not cell.shown.strip()]:
+                raise ValueError(f"notebook {notebook}, cell {empty[0]!r} shows nothing")
+            found += shown
     return found

@@ -1,0 +1,88 @@
+"""Fine-tunings of notebook 09 against one another, paired by test sentence.
+
+Intervals are 95 % by bootstrap over the test sentences: what other sentences would change, with the
+same trained models, not what another seed would.
+"""
+
+import numpy as np
+import pandas as pd
+
+from paperlib.beyond import BeyondStudy, Variant
+from paperlib.estimates import interval, resampled_sums
+
+Model = str | Variant
+"""A model before fine-tuning, such as ``perturbed``, or a fine-tuned one."""
+
+LOWER, HIGHER, SAME = "lower", "higher", "no difference"
+
+
+class Comparisons:
+    """Perplexities on the test sentences of a study, and their differences."""
+
+    def __init__(self, study: BeyondStudy):
+        self.study = study
+        self._sums: dict[Model, np.ndarray] = {}
+
+    def perplexity(self, model: Model) -> float:
+        """Test perplexity."""
+        return float(self._perplexity(self._of_sentences(model).sum()))
+
+    def difference(self, one: Model, other: Model) -> dict[str, float | str]:
+        """Test perplexity of ``one`` less that of ``other``, and what its interval says.
+
+        ``difference``, ``low``, ``high`` and ``verdict``: *lower*, *higher*, or *no difference*
+        where the interval includes 0.
+        """
+        sums = np.stack([self._of_sentences(model) for model in (one, other)], axis=-1)
+        totals, draws = (
+            self._perplexity(values) for values in (sums.sum(axis=0), self._drawn(sums))
+        )
+        low, high = interval(draws[:, 0] - draws[:, 1])
+        verdict = LOWER if high < 0 else HIGHER if low > 0 else SAME
+        return {"difference": totals[0] - totals[1], "low": low, "high": high, "verdict": verdict}
+
+    def recovered(self, *variants: Variant) -> dict[str, float]:
+        """The share of the perturbation's cost in log perplexity that a variant wins back.
+
+        Of two variants, the share of the first less that of the second. ``recovered``, ``low`` and
+        ``high``.
+        """
+        models = [model for variant in variants for model in ("initial", variant.of, variant)]
+        sums = np.stack([self._of_sentences(model) for model in models], axis=-1)
+        found = []
+        for totals in (sums.sum(axis=0), self._drawn(sums)):
+            threes = totals.reshape(*totals.shape[:-1], len(variants), 3)
+            initial, start, tuned = np.moveaxis(threes, -1, 0)
+            shares = (tuned - start) / (initial - start)
+            found.append(shares[..., 0] - (shares[..., 1] if len(variants) > 1 else 0))
+        value, drawn = found
+        low, high = interval(drawn)
+        return {"recovered": float(value), "low": low, "high": high}
+
+    def table(self) -> pd.DataFrame:
+        """:meth:`difference` of each of the study's pairs, a row each.
+
+        ``question``, ``one``, ``other``, ``of``, ``rate``, ``difference``, ``low``, ``high`` and
+        ``verdict``.
+        """
+        return pd.DataFrame(
+            {"question": question, "one": one.title, "other": other.title, "of": one.of}
+            | {"rate": self.study.rate(one)}
+            | self.difference(one, other)
+            for question, pairs in self.study.pairs().items()
+            for one, other in pairs
+        )
+
+    def _of_sentences(self, model: Model) -> np.ndarray:
+        """Log-probability of each test sentence, ``(N,)``, nats."""
+        if model not in self._sums:
+            study = self.study
+            network = study.start(model) if isinstance(model, str) else study.tuned(model).model
+            self._sums[model] = study.log_q(network, study.test).sum(axis=1)
+        return self._sums[model]
+
+    def _drawn(self, sums: np.ndarray) -> np.ndarray:
+        return resampled_sums(sums, self.study.beyond.resamples, self.study.seed)
+
+    def _perplexity(self, sums: np.ndarray) -> np.ndarray:
+        return np.exp(-sums / self.study.test.size)

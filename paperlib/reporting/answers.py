@@ -1,0 +1,172 @@
+"""What the tables of notebook 09 say, in sentences; each looks at an interval, not at a value."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from paperlib.beyond import NONE, ORACLE, TRAINED, Variant
+from paperlib.beyond_comparisons import LOWER, SAME, Comparisons
+from paperlib.beyond_words import DAMAGE
+
+NAMES = {"perturbed": "the paper's word", "several": "several words", "frequent": "a frequent word"}
+
+
+def markdown(sentences: Iterator[str]) -> str:
+    """The answer to a question: a list item a sentence."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def compared(row: pd.Series) -> str:
+    """One row of :meth:`paperlib.beyond_comparisons.Comparisons.table`."""
+    numbers = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    if row["verdict"] == SAME:
+        return f"between *{row['one']}* and *{row['other']}* there is no difference: {numbers}"
+    return f"*{row['one']}* is {row['verdict']} than *{row['other']}*: {numbers}"
+
+
+def share(found: dict[str, float]) -> str:
+    """A share with its interval, in per cent."""
+    return f"{found['recovered']:.0%} ({found['low']:.0%} to {found['high']:.0%})"
+
+
+def better_discriminator(compare: Comparisons, pairs: pd.DataFrame) -> Iterator[str]:
+    """Question 1, from the rows of ``pairs``."""
+    rows = pairs[pairs["question"] == 1]
+    for fast in (False, True):
+        variants = [Variant(source, fast=fast) for source in (NONE, TRAINED, ORACLE)]
+        rate = compare.study.rate(variants[0])
+        won = ", ".join(f"{v.title} {share(compare.recovered(v))}" for v in variants)
+        yield f"Rate {rate:g}: of the perturbation's cost is won back: {won}."
+        for _, row in rows[rows["rate"] == rate].iterrows():
+            yield f"Rate {rate:g}, test perplexity: {compared(row)}."
+    best = rows[rows["one"] == "oracle"]
+    better = (best["verdict"] == LOWER).all()
+    yield (
+        "So a better discriminator gives better results, as the paper says."
+        if better
+        else "That a better discriminator gives better results is not seen at every rate."
+    )
+
+
+def where_p_hat_parts(classes: pd.DataFrame) -> Iterator[str]:
+    """Question 1, where p̂ and p part, from ``p_hat_by_class``."""
+    rms = classes.pivot(index="class", columns="estimate", values="rms")
+    ours = "p̂ (discriminator)"
+    for name, row in rms.iterrows():
+        change = row[ours] / row["q₀"] - 1
+        says = "nearer to" if change < 0 else "farther from"
+        yield f"{name}: p̂ is {says} p than q₀ is, by {abs(change):.1%} (rms {row[ours]:.2f} nats)."
+    yield f"p̂ and p part most at: {rms[ours].idxmax()}."
+
+
+def divergences(table: pd.DataFrame) -> Iterator[str]:
+    """Question 2, from ``divergences``."""
+    for _, row in table.dropna(subset="from").iterrows():
+        forward, reverse = row["forward_verdict"], row["reverse_verdict"]
+        yield f"{row['from']} → {row['model']}: KL(p‖q) {forward}, KL(q‖p) {reverse}."
+    tuned = table[table["model"].str.endswith("ftd.")]
+    holds = "lowers" if (tuned["reverse_verdict"] == "lowered").all() else "does not lower"
+    left = tuned["reverse_change"] / (tuned["reverse"] - tuned["reverse_change"])
+    relative = ", ".join(left.map("{:+.1%}".format))
+    yield (
+        f"Run as in Table 1, the method {holds} the reverse divergence of both models "
+        f"(relative to what there was: {relative})."
+    )
+
+
+def one_sample_or_sum(
+    estimates: pd.DataFrame, pairs: pd.DataFrame, seconds: dict[str, float]
+) -> Iterator[str]:
+    """Question 3, from ``second_terms``, the rows of ``pairs`` and the time of a step."""
+    start = estimates[estimates["at"] == "start"].set_index("variant")
+    for one in ("discriminator", "oracle"):
+        many = f"{one}, exact sum"
+        noise, bias = (
+            " against ".join(f"{start.loc[name, f'gradient_{what}']:.3f}" for name in (one, many))
+            for what in ("noise", "bias")
+        )
+        yield (
+            f"{one}, one sample against the sum: at the start, the gradient's noise is {noise} and "
+            f"its bias {bias}; a step with the sum takes {seconds[many] / seconds[one]:.1f} times "
+            "as long."
+        )
+    rows = pairs[pairs["question"] == 3]
+    for _, row in rows.iterrows():
+        yield f"Test perplexity: {compared(row)}."
+    ours, oracle, alone = rows["verdict"]
+    sums = {"our discriminator": ours, "the oracle": oracle}
+    says = {LOWER: "better", SAME: "no different"}
+    parts = [f"{says.get(verdict, 'worse')} with {name}" for name, verdict in sums.items()]
+    if ours == oracle:
+        parts = [f"{says.get(ours, 'worse')} with both"]
+    beside = {SAME: "as much as", LOWER: "more than"}.get(alone, "less than")
+    yield (
+        f"So the exact sum is {' and '.join(parts)}; with our discriminator it gains {beside} "
+        "cross-entropy alone."
+    )
+
+
+def changed_terms(terms: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[str]:
+    """Question 4, from ``second_terms`` and the rows of ``pairs``."""
+    noise = terms[terms["at"] == "start"].set_index("variant")["gradient_noise"]
+    rows = pairs[pairs["question"] == 4]
+    for _, row in rows.iterrows():
+        times = noise[row["one"]] / noise[row["other"]]
+        yield f"Test perplexity: {compared(row)}; noise of the gradient × {times:.2f}."
+    better = rows.loc[rows["verdict"] == LOWER, "one"]
+    yield f"Better than the paper's term: {'; '.join(better) or 'none'}."
+
+
+def repairs(compare: Comparisons, pairs: pd.DataFrame) -> Iterator[str]:
+    """Question 5, from the rows of ``pairs``."""
+    rows = pairs[pairs["question"] == 5].set_index("of")
+    variants = iter(compare.study.repair_variants())
+    with_discriminator = {}
+    for ours, alone in zip(variants, variants, strict=True):
+        with_discriminator[ours.of] = ours
+        yield (
+            f"{NAMES[ours.of]}: with discriminator {share(compare.recovered(ours))} of the cost is "
+            f"won back, with cross-entropy alone {share(compare.recovered(alone))}. Test "
+            f"perplexity: {compared(rows.loc[ours.of])}."
+        )
+    for of in ("several", "frequent"):
+        found = compare.recovered(with_discriminator[of], with_discriminator["perturbed"])
+        says = "better than" if found["low"] > 0 else "worse than"
+        if found["low"] <= 0 <= found["high"]:
+            says = "no differently from"
+        yield (
+            f"The repair of {NAMES[of]} works {says} that of the paper's word: share won back "
+            f"{found['recovered']:+.0%} ({found['low']:+.0%} to {found['high']:+.0%})."
+        )
+
+
+def who_gains(bins: pd.DataFrame, groups: pd.DataFrame) -> Iterator[str]:
+    """Question 6: the paper's sentence, judged by the groups of words of each model."""
+    for panel, part in bins.groupby("model", sort=False):
+        gain = ", ".join(part.loc[part["low"] > 0, "bin"]) or "none"
+        lose = ", ".join(part.loc[part["high"] < 0, "bin"]) or "none"
+        yield f"{panel}: ranks that gain: {gain}; that lose: {lose}. {_judged(groups, panel)}"
+    held = [_holds(groups, panel) for panel in dict.fromkeys(groups["model"])]
+    yield (
+        f"The paper's sentence, that rare words' probabilities increase without significant damage "
+        f"to frequent words, holds for {sum(held)} of {len(held)} models here."
+    )
+
+
+def _judged(groups: pd.DataFrame, panel: str) -> str:
+    rows = groups[groups["model"] == panel].set_index("words")
+    parts = []
+    for name in ("rare", "frequent"):
+        row = rows.loc[name]
+        if pd.isna(row["mean"]):
+            parts.append(f"there are no {name} words")
+            continue
+        moved = "gain" if row["low"] > 0 else "lose" if row["high"] < 0 else "do not move"
+        numbers = f"{row['mean']:+.5f} ({row['low']:+.5f} to {row['high']:+.5f}) nats"
+        parts.append(f"{name} words {moved}: {numbers}")
+    return f"All together, {'; '.join(parts)}."
+
+
+def _holds(groups: pd.DataFrame, panel: str) -> bool:
+    rows = groups[groups["model"] == panel].set_index("words")
+    return bool(rows.loc["rare", "low"] > 0 and rows.loc["frequent", "low"] > -DAMAGE)

@@ -1,0 +1,81 @@
+"""The verdicts in a few sentences and a small table, from the entries of the ledger."""
+
+from paperlib.reporting import claims
+from paperlib.reporting.claims import NOT_REPRODUCED, NOT_RUN, PARTLY, REPRODUCED
+
+KEY_CLAIMS = {
+    "overestimates_frequent": "language models overestimate frequent words",
+    "perturbed_ftd_from_perturbed_test_ppl": "fine-tuning repairs the perturbed model as far as "
+    "in the paper",
+    "reaches_p_hat": "the chosen word's probability reaches the discriminator's estimate",
+    "cross_entropy_cannot_repair": "cross-entropy alone cannot repair the perturbed model",
+    "oscillation_frequent": "at equal rates, cross-entropy makes probabilities oscillate more",
+    "eq14_first": "Proposition 1",
+    "discriminator_below_log4": "the discriminator gets below log 4",
+    "finetuning_lowers_test": "fine-tuning lowers test perplexity on Penn Treebank",
+    "finetuning_size_test": "the gain on Penn Treebank is as large as in the paper",
+    "dropout_hurts": "dropout hurts fine-tuning",
+    "rare_grow_doc_ptb": "rare words' probabilities grow on Penn Treebank",
+    "frequent_undamaged_doc_ptb": "frequent words are not damaged on Penn Treebank",
+    "dynamic_mild": "dynamic evaluation leaves little of the gain",
+    "large_gain": "fine-tuning lowers perplexity at scale",
+    "large_beyond_cross_entropy": "at scale, the gain is more than that of cross-entropy alone",
+}
+"""The claims that the conclusion names, in a few words each."""
+
+PARTS = {
+    "Section 4.3, at scale": ("4.3",),
+    "Section 4.2, Table 3": ("4.2", "Table 3"),
+    "Section 4.1, Table 2, Figure 3": ("4.1", "Table 2"),
+    "Proposition 1": ("Proposition",),
+    "Section 3, Figures 1 and 2": ("Figure",),
+    "Section 3, Table 1": ("Table 1", "section 3"),
+    "Appendix A": ("appendix A",),
+    "Section 2": ("section 2",),
+    "Abstract, section 5": ("",),
+}
+"""Parts of the paper by what the place of a claim has in it; the first that fits counts."""
+
+
+def conclusion(entries: list[dict]) -> list[str]:
+    """Two paragraphs: how many claims came to what, and what the key claims came to."""
+    number = claims.count(entries)
+    judged = len(entries) - number[NOT_RUN]
+    first = (
+        f"Of {len(entries)} claims, {judged} could be judged at this scale: {number[REPRODUCED]} "
+        f"reproduce, {number[PARTLY]} do so partly or cannot be told, and {number[NOT_REPRODUCED]} "
+        "do not."
+    )
+    said = {
+        REPRODUCED: "Of the main ones, these reproduce",
+        PARTLY: "These do so partly, or the run cannot tell",
+        NOT_REPRODUCED: "These do not",
+    }
+    verdicts = {entry["claim"]: entry["verdict"] for entry in entries}
+    sentences = []
+    for verdict, begins in said.items():
+        named = [words for name, words in KEY_CLAIMS.items() if verdicts.get(name) == verdict]
+        if named:
+            sentences.append(f"{begins}: {'; '.join(named)}.")
+    return [first, " ".join(sentences)]
+
+
+def by_part(entries: list[dict]) -> dict[str, dict[str, int]]:
+    """Number of entries by part of the paper and verdict, the paper's parts in their order."""
+    found: dict[str, list[dict]] = {}
+    for entry in entries:
+        part = next(
+            name for name, hints in PARTS.items() if any(hint in entry["place"] for hint in hints)
+        )
+        found.setdefault(part, []).append(entry)
+    return {part: claims.count(some) for part, some in found.items()}
+
+
+def unmoved(trainings: list[dict]) -> list[str]:
+    """Fine-tunings that kept the weights they started from: no epoch was better on validation."""
+    return [
+        f"{one['study']}, {one['training']}"
+        for one in trainings
+        if one["best_epoch"] == 0
+        and any(kind in one["stage"].split("/")[0] for kind in ("finetuning", "cross_entropy"))
+    ]

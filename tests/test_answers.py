@@ -1,0 +1,69 @@
+"""Answers of notebook 09: sentences that follow from intervals."""
+
+import pandas as pd
+import pytest
+
+from paperlib.beyond_comparisons import HIGHER, LOWER, SAME
+from paperlib.reporting import answers
+
+
+def pair(question, one, other, verdict, **fields):
+    """A row of the comparisons; numbers are of the verdict's sign."""
+    middle = {LOWER: -1.0, HIGHER: 1.0, SAME: 0.01}[verdict]
+    numbers = {"difference": middle, "low": middle - 0.5, "high": middle + 0.5}
+    row = {"question": question, "one": one, "other": other, "verdict": verdict} | numbers
+    return row | {"rate": 0.1, "of": "perturbed"} | fields
+
+
+def groups(**models):
+    """Rows for models by ``(rare mean, frequent mean)``, with narrow intervals."""
+    return pd.DataFrame(
+        {"model": name, "words": words, "mean": mean, "low": mean - 0.001, "high": mean + 0.001}
+        for name, means in models.items()
+        for words, mean in zip(("rare", "frequent"), means, strict=True)
+    )
+
+
+def test_an_interval_around_zero_is_no_difference():
+    says = answers.compared(pd.Series(pair(4, "a", "b", SAME)))
+    assert "between *a* and *b* there is no difference: +0.010 (-0.490 to +0.510)" in says
+    assert answers.compared(pd.Series(pair(4, "a", "b", LOWER))).startswith("*a* is lower than *b*")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "says"),
+    [
+        ((LOWER, LOWER, SAME), "is better with both; with our discriminator it gains as much as"),
+        ((LOWER, HIGHER, SAME), "better with our discriminator and worse with the oracle"),
+        ((SAME, SAME, HIGHER), "no different with both; with our discriminator it gains less than"),
+    ],
+)
+def test_whether_the_sum_is_better_is_concluded(verdicts, says):
+    names = ("discriminator", "discriminator, exact sum", "oracle", "oracle, exact sum")
+    estimates = pd.DataFrame(
+        {"variant": name, "at": "start", "gradient_noise": 1.0, "gradient_bias": 0.1}
+        for name in names
+    )
+    others = ("discriminator", "oracle", "cross-entropy alone")
+    ours = ("discriminator, exact sum", "oracle, exact sum", "discriminator, exact sum")
+    rows = [pair(3, *names) for names in zip(ours, others, verdicts, strict=True)]
+    seconds = dict.fromkeys(names, 1.0)
+    *_, last = answers.one_sample_or_sum(estimates, pd.DataFrame(rows), seconds)
+    assert says in last
+
+
+def test_the_papers_sentence_is_judged_by_the_numbers():
+    table = groups(good=(0.02, -0.002), damaged=(0.02, -0.2), ptb=(-0.03, 0.05))
+    bins = pd.DataFrame(
+        {"model": name, "bin": "1–10", "low": -0.1, "high": 0.1}
+        for name in ("good", "damaged", "ptb")
+    )
+    *each, last = answers.who_gains(bins, table)
+    assert "holds for 1 of 3 models" in last
+    assert "rare words gain: +0.02000" in each[0]
+    assert "rare words lose: -0.03000" in each[2]
+    assert "frequent words lose: -0.20000" in each[1]
+
+
+def test_an_answer_is_a_list():
+    assert answers.markdown(iter(["one.", "two."])) == "- one.\n- two."

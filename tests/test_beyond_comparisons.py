@@ -1,0 +1,64 @@
+"""Fine-tunings against one another, and who gains: paired by sentence, with intervals."""
+
+import math
+
+import numpy as np
+import pytest
+
+from paperlib.beyond import NONE, BeyondStudy, Variant
+from paperlib.beyond_comparisons import SAME, Comparisons
+from paperlib.beyond_words import Changes
+from paperlib.settings import load
+
+
+@pytest.fixture(scope="module")
+def study():
+    return BeyondStudy(load("smoke").synthetic)
+
+
+def test_comparisons_are_paired_by_sentence(study):
+    compare = Comparisons(study)
+    same = compare.difference("perturbed", "perturbed")
+    assert (same["difference"], same["low"], same["high"], same["verdict"]) == (0, 0, 0, SAME)
+    tuned = Variant(NONE)
+    found = compare.difference(tuned, "perturbed")
+    levels = [compare.perplexity(model) for model in (tuned, "perturbed")]
+    assert found["difference"] == pytest.approx(levels[0] - levels[1])
+    assert found["low"] <= found["difference"] <= found["high"]
+    models = (study.tuned(tuned).model, study.perturbed)
+    one, other = (
+        level * study.log_q(model, study.test).sum(axis=1)
+        for level, model in zip(levels, models, strict=True)
+    )
+    error = np.std(one - other) * len(study.test) ** 0.5 / study.test.size  # first order
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * error, rel=0.3)
+
+
+def test_the_shares_won_back_are_differences_of_log_perplexity(study):
+    compare, variant = Comparisons(study), Variant(NONE)
+    levels = {m: math.log(compare.perplexity(m)) for m in ("initial", "perturbed", variant)}
+    expected = (levels["perturbed"] - levels[variant]) / (levels["perturbed"] - levels["initial"])
+    assert compare.recovered(variant)["recovered"] == pytest.approx(expected)
+    assert compare.recovered(variant, variant)["recovered"] == 0
+
+
+def test_every_question_with_fine_tunings_compares_some(study):
+    table = Comparisons(study).table()
+    assert set(table["question"]) == {1, 3, 4, 5}
+    assert (table["low"] <= table["high"]).all()
+    includes_zero = (table["low"] <= 0) & (table["high"] >= 0)
+    assert ((table["verdict"] == SAME) == includes_zero).all()
+
+
+def test_who_gains_covers_every_test_word_once_a_model(study):
+    tuned, start = study.finetuned("perturbed").model, study.perturbed
+    gain = (study.log_q(tuned, study.test) - study.log_q(start, study.test)).mean()
+    changes = Changes.on_sentences(study, "perturbed")
+    rows = changes.by_bin(resamples=100, seed=0)
+    assert rows["tokens"].sum() == study.test.size
+    assert np.average(rows["mean"], weights=rows["tokens"]) == pytest.approx(gain)
+    groups = changes.of_groups(resamples=100, seed=0)
+    chosen = (study.test == study.chosen).sum()
+    assert groups["tokens"].sum() == study.test.size - chosen
+    assert (groups["low"] <= groups["mean"]).all()
+    assert (groups["mean"] <= groups["high"]).all()
