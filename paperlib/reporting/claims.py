@@ -99,7 +99,8 @@ class Claim(Settings):
         also = "" if inner == outer else f"; partly: within {outer[0]:.4g} … {outer[1]:.4g}"
         rule = {
             "near": f"within {self.tolerance or 0:g} of {paper}{also}",
-            "size": f"the sign of {paper} and between half and twice its size; partly: the sign",
+            "size": f"the sign of {paper} and between half and twice its size; partly: the sign, "
+            "unless the interval has 0 but not half of the paper's number",
             "sign": f"the sign of {paper}",
             "above": f"above {inner[0]:g}" + ("" if inner == outer else f"; partly: {outer[0]:g}"),
             "below": f"below {inner[1]:g}" + ("" if inner == outer else f"; partly: {outer[1]:g}"),
