@@ -42,7 +42,7 @@ class Setting:
         batch = batch or self.training.batch_size
         generator = torch.Generator().manual_seed(0)
         text = torch.randint(words, (batch, LENGTH), generator=generator).to(self.device)
-        self.split = Split(text, text[:100])
+        self.split = Split(text, text[: max(1, batch // 10)])
         self.batch = torch.arange(batch, device=self.device)
         self.tokens = text.numel()
 

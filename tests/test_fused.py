@@ -159,6 +159,7 @@ def log_r_by_the_definition(logits, log_pi):
 
 
 DTYPES = [torch.float32, torch.float64]
+EPSILON = torch.finfo(torch.float32).eps
 LOGITS = st.lists(st.floats(-200, 200, width=32), min_size=4, max_size=4)
 
 
@@ -184,6 +185,44 @@ def test_extremes_in_float32_are_those_of_float64(logits, rare, log_q0, keep):
     torch.testing.assert_close(value[0].double(), expected, rtol=1e-5, atol=1e-6)
     for found, gradient in zip(gradients, torch.autograd.grad(expected, theirs), strict=True):
         torch.testing.assert_close(found.double(), gradient, rtol=1e-5, atol=1e-6)
+
+
+@given(
+    logits=st.lists(LOGITS, min_size=3, max_size=3),
+    target=st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    keep=st.sampled_from([0, LARGE]),
+)
+@settings(max_examples=60, deadline=None)
+def test_extremes_of_the_softmax_in_float32_are_those_of_float64(logits, target, keep):
+    """Logits of ±200, value and gradients by latents, embedding and bias."""
+    parts = torch.tensor(logits), torch.eye(4), torch.zeros(4)
+    target = torch.tensor(target)
+    mine, theirs = (differentiable(part.to(dtype) for part in parts) for dtype in DTYPES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "KEEP", keep)
+        value = fused.target_log_softmax(*mine, target)
+        gradients = torch.autograd.grad(value.sum(), mine)
+    expected = plain_log_softmax(*theirs, target)
+    torch.testing.assert_close(value.double(), expected, rtol=4 * EPSILON, atol=4 * EPSILON)
+    of_embedding = 200 * len(logits)  # what its terms add up to at the most
+    exact = torch.autograd.grad(expected.sum(), theirs)
+    for found, gradient, size in zip(gradients, exact, (1, of_embedding, len(logits)), strict=True):
+        torch.testing.assert_close(found.double(), gradient, rtol=0, atol=8 * EPSILON * size)
+
+
+@pytest.mark.parametrize("keep", [0, LARGE])
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_in_float32_gradients_are_those_of_float64_within_its_limits(kind, keep, monkeypatch):
+    monkeypatch.setattr(fused, "KEEP", keep)
+    monkeypatch.setattr(fused, "CHUNK", 10_000)
+    parts, last = arguments(kind, rows=200, words=1000, dtype=torch.float32)
+    results = []
+    for function, dtype in zip(FUNCTIONS[kind], DTYPES, strict=True):
+        inputs = differentiable(part.to(dtype) for part in parts)
+        value = function(*inputs, last.to(dtype) if last.is_floating_point() else last)
+        results.append([value.detach(), *torch.autograd.grad(value.sum(), inputs)])
+    for found, exact in zip(*results, strict=True):
+        assert (found.double() - exact).norm() < 10 * EPSILON * exact.norm()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -303,3 +342,11 @@ def test_chunks_cover_all_rows_and_are_neither_too_small_nor_too_large(monkeypat
         latents = (parts[0].stop - parts[0].start) * experts
         assert latents >= fused.LEAST
         assert latents * words <= max(10_000, (fused.LEAST + experts) * words)
+
+
+def test_on_a_gpu_a_tenth_of_all_logits_three_times_is_enough():
+    """At the shape of a batch of Penn Treebank: 840 tokens, 15 experts, 10 000 words."""
+    rows, experts, words = 840, 15, 10_000
+    first = next(fused._chunks(rows, words, torch.device("cuda"), experts))
+    chunk = (first.stop - first.start) * experts * words * 4
+    assert chunk + fused.GPU_KEEP < 0.1 * 3 * 4 * rows * experts * words
