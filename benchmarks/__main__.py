@@ -101,18 +101,16 @@ def name_of(benchmark: harness.Benchmark) -> str:
 
 
 def write_comparisons(folder: Path, chosen: list[harness.Benchmark], repeats: int | None) -> None:
-    """Times and memory of all ways, and what the hardware is."""
+    """Times and memory of all ways, and what the hardware is; written after every case."""
     of = harness.machine()
-    rows = [
-        row
-        for benchmark in bar(chosen, title="benchmarks", unit="case")
-        for row in harness.compare(benchmark, of, repeats)
-    ]
     subjects = [benchmark.subject for benchmark in BENCHMARKS]
-    table = results.with_others(folder, pd.DataFrame(rows), subjects)
-    results.save(folder, table)
+    rows = []
+    for benchmark in bar(chosen, title="benchmarks", unit="case"):
+        rows += harness.compare(benchmark, of, repeats)
+        table = results.with_others(folder, pd.DataFrame(rows), subjects)
+        results.save(folder, table)
+        save_json(folder / "machine.json", asdict(of) | hardware.describe())
     _save(folder, "benchmarks", results.draw(table))
-    save_json(folder / "machine.json", asdict(of) | hardware.describe())
 
 
 def write_low_precision(folder: Path) -> None:
