@@ -40,7 +40,7 @@ REPORT = f"{MARKS}/failure.txt"
 
 # A change of these redoes everything, in seconds where the trainings stay the same. What only
 # starts and watches is left out.
-STARTERS = {"__main__.py", "cli.py", "launch.py", "notebooks.py"}
+STARTERS = {"__main__.py", "cli.py", "jobs.py", "launch.py", "notebooks.py"}
 SOURCES = [str(paths.PROFILES / f"{PROFILE}.toml")] + sorted(
     str(path) for path in Path(paperlib.__file__).parent.rglob("*.py") if path.name not in STARTERS
 )
