@@ -23,6 +23,7 @@ class CorpusStudy(TextStudy):
         own = profile.corpora[name]
         corpus = corpora.load(own.corpus, embedded_instead=profile.embedded_instead)
         self.corpus = corpus.head(**own.first.model_dump())
+        _check_length(self.corpus, own)
         key = {"corpus": self.corpus.checksums, "first": own.first.model_dump()}
         super().__init__(own, name, self.corpus, key, seed)
 
@@ -68,9 +69,30 @@ class CorpusStudy(TextStudy):
             | {"perplexity": dynamic_perplexity("valid", update, search.search_tokens)}
             for update in search.grid()
         ]
-        best = search.grid()[min(range(len(grid)), key=lambda k: grid[k]["perplexity"])]
-        splits = {split: dynamic_perplexity(split, best) for split in ("valid", "test")}
+        at = min(range(len(grid)), key=lambda k: grid[k]["perplexity"])
+        best = search.grid()[at]
+        whole = search.search_tokens is None or search.search_tokens >= len(self.corpus.valid)
+        valid = grid[at]["perplexity"] if whole else dynamic_perplexity("valid", best)
+        splits = {"valid": valid, "test": dynamic_perplexity("test", best)}
         save_json(folder / "result.json", splits | {"best": best.model_dump(), "grid": grid})
+
+
+def _check_length(corpus: corpora.Corpus, own: settings.Experiment) -> None:
+    """Before anything is trained: whether the training text has two steps for every stream.
+
+    Raises :class:`~paperlib.corpora.CorpusError` if not.
+    """
+    trainings = (own.language_model, own.second_run, own.discriminator, own.finetuning)
+    needs = [(corpus.train, training.batch_size) for training in trainings if training]
+    if own.dynamic:
+        needs.append((corpus.train[: own.dynamic.statistics_tokens], own.dynamic.streams))
+    try:
+        for tokens, number in needs:
+            corpora.streams(tokens, number)
+    except corpora.CorpusError as error:
+        raise corpora.CorpusError(
+            f"{corpus.title}: the training text is too short: {error}"
+        ) from None
 
 
 def run_experiment(profile: settings.Profile, name: str) -> dict:

@@ -1,6 +1,7 @@
 """What this machine computes with: device, precision, and a description for provenance."""
 
 import ctypes
+import functools
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of ``mallopt`` in ``malloc.h``."""
 
 
+class HardwareError(RuntimeError):
+    """The hardware cannot do what a profile asks for; the message is one sentence for the user."""
+
+
 def device() -> torch.device:
-    """The first CUDA GPU, or the CPU."""
+    """The first CUDA GPU, told to compute float32 as it is, or the CPU."""
+    if torch.cuda.is_available():
+        torch.backends.cudnn.rnn.fp32_precision = "ieee"  # the default rounds to TF32
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -25,7 +32,14 @@ def precision(name: str) -> str:
     those of :func:`rounded_products`; parameters, losses and validation stay float32. ``auto`` is
     mixed where the hardware multiplies bfloat16 matrices (a CUDA GPU of compute capability 8 or
     more, a CPU with AMX) and float32 elsewhere, where bfloat16 would be slower.
+
+    Raises :class:`HardwareError` for ``mixed`` where the hardware has no bfloat16 at all.
     """
+    if name == "mixed" and not has_bfloat16():
+        raise HardwareError(
+            f"{_gpu() or _processor()} cannot train in mixed precision, for it has no LSTM in "
+            'bfloat16; set `precision = "auto"` or `precision = "float32"` in the profile'
+        )
     if name != "auto":
         return name
     if torch.cuda.is_available():
@@ -35,6 +49,25 @@ def precision(name: str) -> str:
     return "mixed" if fast else "float32"
 
 
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether an LSTM can be trained in bfloat16 here, which is found out by trying."""
+    here = device()
+    # No module: its weights would be drawn from the global random state.
+    weights = [torch.zeros(shape, device=here) for shape in ((4, 1), (4, 1), (4,), (4,))]
+    inputs, state, cell = torch.zeros(3, 1, 1, 1, device=here)
+    inputs.requires_grad_()
+    try:
+        with torch.autocast(here.type, torch.bfloat16):
+            outputs, *_ = torch.lstm(
+                inputs, (state, cell), weights, True, 1, 0.0, True, False, False
+            )
+        outputs.sum().backward()
+    except RuntimeError:
+        return False
+    return True
+
+
 @contextmanager
 def rounded_products(enabled: bool = True) -> Iterator[None]:
     """Inside, float32 matrices are multiplied as if rounded, with sums and results in float32.
@@ -42,7 +75,11 @@ def rounded_products(enabled: bool = True) -> Iterator[None]:
     A CPU that multiplies bfloat16 rounds to that (8 bits, against 24 of float32), a GPU to TF32 (11
     bits). Unlike autocast this leaves a sum of many logits its last digits.
     """
-    backends = ((torch.backends.mkldnn.matmul, "bf16"), (torch.backends.cuda.matmul, "tf32"))
+    backends = (
+        (torch.backends.mkldnn.matmul, "bf16"),
+        (torch.backends.cuda.matmul, "tf32"),
+        (torch.backends.cudnn.rnn, "tf32"),
+    )
     before = [backend.fp32_precision for backend, _ in backends]
     try:
         for backend, rounded in backends:
@@ -76,9 +113,8 @@ def keep_memory() -> None:
 
 def describe() -> dict:
     """Device, processor, threads and versions: what the last digits of a result depend on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "device": gpu or "CPU",
+        "device": _gpu() or "CPU",
         "processor": _processor(),
         "cores": cores(),
         "torch_threads": torch.get_num_threads(),
@@ -86,6 +122,10 @@ def describe() -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def _gpu() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _processor() -> str:

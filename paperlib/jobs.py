@@ -41,12 +41,17 @@ def in_processes(
 
 def job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
     """Write what ``compute`` returns to ``output``, or why it failed; returns the exit code."""
+    from paperlib.checkpoints import CheckpointError
     from paperlib.distributed import Reported
+    from paperlib.hardware import HardwareError
+    from paperlib.training import TrainingError
 
     try:
         result = compute()
     except UsageError as error:
         return fail(str(error), report)
+    except (HardwareError, TrainingError, CheckpointError) as error:
+        return fail(f"{error}.", report)
     except Reported:
         return 1
     except Exception as error:

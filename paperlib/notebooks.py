@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # this module has to work before anything is installed
     from paperlib.settings import Profile
 
 
+FOR_USERS = ("CorpusError", "TrainingError", "CheckpointError", "TextError")
+"""Names of the errors whose message is one sentence for the user: no trace explains more."""
+
+
 class UsageError(Exception):
     """Something was asked for that is not there; the message is one sentence for the user."""
 
@@ -180,6 +184,8 @@ def _execute(notebook: Notebook, attempt: Path, parameters: dict) -> None:
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )
     except PapermillExecutionError as error:
+        if error.ename in FOR_USERS:
+            raise NotebookError(f"Notebook {notebook.name}: {error.evalue}.") from None
         what = f"{error.ename}: {error.evalue}".strip().removesuffix(":")
         message = _message(notebook, error.exec_count, error.source, what, attempt)
         raise NotebookError(message, str(error).strip()) from None

@@ -203,9 +203,9 @@ class DiscriminatorStreams(StreamTask):
 
     criterion = "d"
 
-    def __init__(self, *args, q0: StreamModel, **options):
+    def __init__(self, *args, q0: nn.Module, **options):
         super().__init__(*args, **options)
-        self._q0 = q0
+        self._q0 = q0.eval()
 
     def parts(self, encoded, target, batch, group) -> dict[str, Tensor]:
         """D^(q) and D^(p)."""
@@ -236,8 +236,8 @@ class FinetuningStreams(StreamTask):
 
     criterion = "perplexity"
 
-    def __init__(self, *args, q0: StreamModel, discriminator: StreamModel | None, **options):
-        self._frozen = q0, discriminator
+    def __init__(self, *args, q0: nn.Module, discriminator: nn.Module | None, **options):
+        self._frozen = q0.eval(), discriminator and discriminator.eval()
         super().__init__(*args, **options)
         valid_log_q0 = self.on_valid(q0.log_q_of, q0)
         valid_log_odds = torch.zeros_like(valid_log_q0)

@@ -2,8 +2,8 @@
 
 A task says what a batch is, what its loss is and how to validate; the loop does SGD or Adam with
 gradient clipping, averaged SGD, decay on plateau with a return to the best weights or linear decay,
-checkpoints and progress. A run that was interrupted resumes in the middle of its epoch and ends with the same
-numbers.
+checkpoints and progress. A run that was interrupted resumes in the middle of its epoch and ends
+with the same numbers.
 """
 
 import math
@@ -174,6 +174,7 @@ class Trainer:
         self._save()
 
     def step(self, batch) -> None:
+        """Gradients of a batch, clipping and update; its measures count towards the epoch's."""
         task, state = self.task, self.progress
         self._set_rate(state.learning_rate * task.rate(batch))
         self.optimizer.zero_grad()

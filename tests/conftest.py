@@ -12,7 +12,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 
+from paperlib import hardware
+
 CHECKOUT = Path(__file__).parents[1]
+
+needs_bfloat16 = pytest.mark.skipif(
+    not hardware.has_bfloat16(), reason="the hardware has no LSTM in bfloat16"
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

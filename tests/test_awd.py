@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from conftest import needs_bfloat16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from torch import nn
 
 from paperlib.models import AWDLSTM
 from paperlib.models import dropout as drop
+from paperlib.models.recurrent import lstm
 from paperlib.network import Dropout, Network
 
 T, B, V = 5, 3, 9
@@ -273,6 +276,7 @@ def test_embedding_dropout_acts_on_the_lookup_alone():
     assert not torch.allclose(encoded.last, model.encode(words, model.start(B))[0].last)
 
 
+@needs_bfloat16
 def test_bfloat16_is_for_the_recurrent_layers_alone():
     model, words = new_model().float(), some_words()
     exact = model.log_q(model.encode(words, model.start(B))[0])
@@ -282,6 +286,19 @@ def test_bfloat16_is_for_the_recurrent_layers_alone():
     assert {part.dtype for part in (*encoded.layers, *encoded.head, *state)} == {torch.float32}
     torch.testing.assert_close(rounded.exp().sum(-1), torch.ones(T, B))
     assert 0 < (exact - rounded).abs().max() < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+def test_a_gpu_rounds_to_bfloat16_where_gradients_do_not_vanish():
+    layer = nn.LSTM(4, 5).cuda()
+    inputs = torch.rand(3, 2, 4, device="cuda")
+    zeros = torch.zeros(1, 2, 5, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        outputs, *_ = lstm(inputs, (zeros, zeros), list(layer.parameters()))
+    assert outputs.dtype == torch.bfloat16
+    (1e-9 * outputs.sum()).backward()  # float16 has nothing between 0 and 6e-8
+    assert layer.weight_ih_l0.grad.abs().max() > 0
 
 
 @pytest.mark.gpu

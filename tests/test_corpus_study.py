@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from paperlib.corpora import CorpusError
 from paperlib.corpus_study import OPTIONS, CorpusStudy
 from paperlib.losses import finetuning_loss
 from paperlib.reporting import corpus_tables, paper
@@ -73,6 +74,16 @@ def test_dynamic_evaluation_takes_the_best_of_its_grid(studies):
     assert studies["doc_ptb"].dynamic(study.initial) is None
 
 
+def test_a_text_that_is_too_short_is_noticed_before_anything_is_trained(tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("a b c\n" * 3, encoding="utf-8")
+    profile = load("smoke")
+    own = profile.corpora["mos_ptb"].model_copy(update={"corpus": str(tmp_path)})
+    profile = profile.model_copy(update={"corpora": {"mos_ptb": own}})
+    with pytest.raises(CorpusError, match=r"the training text is too short: a text of 12 tokens"):
+        CorpusStudy(profile, "mos_ptb")
+
+
 def test_table_2_has_a_number_or_the_reason_in_every_cell(studies):
     study = studies["doc_ptb"]
     table = corpus_tables.table2(study).set_index("option")
@@ -100,13 +111,18 @@ def test_table_3_has_all_rows_and_says_what_is_not_run(studies):
     mos = studies["mos_ptb"]
     assert table.loc["mos_finetuned", "ptb_test"] == mos.perplexities(mos.finetuned())["test"]
     assert table.loc["mos_finetuned_dynamic", "ptb_valid"] == mos.dynamic(mos.finetuned())["valid"]
-    assert table.filter(regex="^wikitext2_").isna().all(axis=None)
+    assert table[["wikitext2_valid", "wikitext2_test"]].isna().all(axis=None)
     shown = corpus_tables.table3_for_people(
         table.reset_index(), corpus_tables.table3_titles(studies)
     )
     assert shown.loc[1, "WikiText-2, test"] == f"{corpus_tables.NOT_RUN} (61.90)"
     assert shown.loc[0, "Python's reference for Penn Treebank, test"] == "(54.44)"
-    assert not (shown == "").loc[[1, 2, 4, 6, 7]].any(axis=None)
+    assert not (shown == "").any(axis=None)
+    assert shown.loc[5, "Python's reference for Penn Treebank, valid"] == "–"
+    status = table["ptb_status"], table["wikitext2_status"]
+    assert status[0].tolist().count("measured") == 5
+    assert status[0]["doc_original"] == status[1]["mos_original"] == "quoted"
+    assert status[1]["doc_initial"] == corpus_tables.NOT_RUN
 
 
 @pytest.mark.parametrize(
@@ -114,8 +130,9 @@ def test_table_3_has_all_rows_and_says_what_is_not_run(studies):
     [
         ([(4, 50), (3.9, 49), (4.1, 51)], "both decrease"),
         ([(4, 50), (4.1, 51), (4.2, 52)], "both increase"),
-        ([(4, 50), (4.1, 49)], "loss increases"),
-        ([(4, 50), (3.9, 51)], "perplexity increases"),
+        ([(4, 50), (4.1, 49)], "loss increases, perplexity decreases"),
+        ([(4, 50), (3.9, 51)], "loss decreases, perplexity increases"),
+        ([(4, 50), (4 + 1e-9, 51)], "loss stays, perplexity increases"),
         ([(4, 50), (4 + 1e-9, 50 - 1e-9)], "no change"),
     ],
 )

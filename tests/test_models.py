@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import needs_bfloat16
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,7 @@ def test_initial_weights_come_from_the_generator_alone():
     assert first.output.bias.abs().max() == 0
 
 
+@needs_bfloat16
 def test_mixed_precision_touches_the_recurrent_layers_only():
     model = new_model().float()
     words = torch.tensor([[0, 5, 2, 2]])

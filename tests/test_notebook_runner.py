@@ -73,6 +73,13 @@ def test_executed_copy_has_outputs_and_parameters_but_nothing_of_this_machine(pr
     assert not list((project.folder / "runs/failed").rglob("*.ipynb"))
 
 
+def test_an_error_meant_for_users_is_its_sentence_alone(project):
+    with pytest.raises(NotebookError) as caught:
+        run_second(project, "class CorpusError(Exception): ...\nraise CorpusError('no text')")
+    assert str(caught.value) == "Notebook 01_second: no text."
+    assert not caught.value.traceback
+
+
 def test_failing_cell(project):
     with pytest.raises(NotebookError) as caught:
         run_second(project, "a = 1", "numbers = {}\nnumbers['b']")

@@ -44,8 +44,11 @@ def test_the_paper_profile_has_the_published_recipes():
         "mos_ptb": "ptb",
         "doc_ptb": "ptb",
         "mos_wikitext2": "wikitext-2",
+        "doc_wikitext2": "wikitext-2",
     }
-    mos, doc, wiki = corpora.values()
+    mos, doc, wiki, doc_wiki = corpora.values()
+    assert doc_wiki.network.experts == doc.network.experts
+    assert doc_wiki.network.hidden == wiki.network.hidden
     assert [(n.network.embedding, n.network.hidden) for n in (mos, doc, wiki)] == [
         (280, (960, 960, 620)),
         (280, (960, 960, 620)),

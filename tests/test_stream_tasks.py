@@ -1,13 +1,18 @@
 """Section 4's trainings on running text, at their smallest, against direct computation."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from conftest import needs_bfloat16
+from torch import nn
 
 from paperlib import training
 from paperlib.corpora import Corpus
 from paperlib.losses import discriminator_loss, finetuning_loss
 from paperlib.models import AWDLSTM
+from paperlib.models.stream import FromLogits
 from paperlib.network import Dropout, Network
 from paperlib.settings import StreamTraining
 from paperlib.stream_tasks import DiscriminatorStreams, FinetuningStreams, LanguageModelStreams
@@ -127,6 +132,7 @@ def test_regularisation_is_in_the_gradient_but_not_in_the_loss_that_is_reported(
     )
 
 
+@needs_bfloat16
 def test_mixed_precision_is_close_to_float32_and_log_q_is_not_rounded():
     results = []
     for precision in ("float32", "mixed"):
@@ -189,6 +195,31 @@ def test_cached_frozen_numbers_equal_recomputing_both_frozen_models():
     assert measured["loss"].item() == pytest.approx(loss.item(), rel=1e-9)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-11)
+
+
+class Noisy(nn.Module):
+    """A network whose own dropout is on unless somebody calls ``eval``."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(WORDS, 8)
+        self.dropout = nn.Dropout(0.5)
+        self.output = nn.Linear(8, WORDS)
+
+    def forward(self, words):
+        return self.output(self.dropout(self.embedding(words)))
+
+
+def test_frozen_models_are_frozen_whatever_mode_they_come_in():
+    torch.manual_seed(0)
+    q0, r = FromLogits(Noisy()), FromLogits(Noisy())
+    settings = TRAINING.model_copy(update={"regularised": False})
+    tuned = copy.deepcopy(q0).eval()
+    task = FinetuningStreams("t", tuned, corpus(), settings, 0, q0=q0, discriminator=None)
+    assert task.validate()["largest_t"] == pytest.approx(1, abs=1e-5)
+    task = DiscriminatorStreams("t", r, corpus(), settings, 0, q0=q0.train())
+    r.eval()
+    assert task.validate() == task.validate()
 
 
 def test_without_a_discriminator_finetuning_starts_at_zero_divergence():

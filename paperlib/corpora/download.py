@@ -30,30 +30,33 @@ def download(corpus: Known, folder: Path) -> None:
     Raises :class:`CorpusError`, which says what was wrong with each mirror.
     """
     pooch.get_logger().setLevel("WARNING")  # the progress bar says what it says below that
-    failures = []
-    for mirror in _answering(corpus.mirrors):
-        host = urlsplit(mirror).netloc
+    failures = dict.fromkeys(corpus.mirrors, _silence())
+    for mirror, refusal in _answers(corpus.mirrors):
         try:
-            return _fetch(corpus, mirror, folder)
-        except OSError as error:  # those of requests are of this kind too
-            failures.append(f"{host}: {error.strerror or type(error).__name__}")
+            if refusal is None:
+                return _fetch(corpus, mirror, folder)
+            failures[mirror] = refusal
+        except OSError as error:
+            failures[mirror] = _reason(error)
         except ValueError:
-            failures.append(f"{host}: the text it sent has another SHA-256")
-    hosts = " or ".join(urlsplit(mirror).netloc for mirror in corpus.mirrors)
-    raise CorpusError("; ".join(failures) or f"no answer from {hosts} within {ANSWER:g} s")
+            failures[mirror] = "the text it sent has another SHA-256"
+    raise CorpusError(
+        "; ".join(f"{urlsplit(mirror).netloc}: {why}" for mirror, why in failures.items())
+    )
 
 
-def _answering(mirrors: Sequence[str]) -> Iterator[str]:
-    """Mirrors that have the training text, in the order in which they answer."""
-    answers: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+def _answers(mirrors: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Mirrors in the order in which they answer, with the reason why one has no training text."""
+    answers: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
 
     def ask(mirror: str) -> None:
         request = pooch.HTTPDownloader(timeout=ANSWER)
         try:
             has = request(mirror.format(split="train"), None, None, check_only=True)
-        except (OSError, ValueError):
-            has = False
-        answers.put((mirror, has))
+        except (OSError, ValueError) as error:
+            answers.put((mirror, _reason(error)))
+        else:
+            answers.put((mirror, None if has else "it does not have the text"))
 
     # Looking up a host's address obeys no timeout: threads that may be left behind do.
     for mirror in mirrors:
@@ -61,11 +64,20 @@ def _answering(mirrors: Sequence[str]) -> Iterator[str]:
     deadline = time.monotonic() + ANSWER
     for _ in mirrors:
         try:
-            mirror, has = answers.get(timeout=max(0, deadline - time.monotonic()))
+            yield answers.get(timeout=max(0, deadline - time.monotonic()))
         except queue.Empty:
             return
-        if has:
-            yield mirror
+
+
+def _silence() -> str:
+    return f"no answer within {ANSWER:g} s"
+
+
+def _reason(error: Exception) -> str:
+    # The downloader's errors are system errors too, but without the system's words.
+    if type(error).__name__.endswith("Timeout"):
+        return _silence()
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _fetch(corpus: Known, mirror: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from paperlib.models import dropout as drop
 from paperlib.models.differentiated import Differentiated
 from paperlib.models.heads import Mixture, Softmax
+from paperlib.models.recurrent import lstm
 from paperlib.models.stream import State
 from paperlib.network import Network
 
@@ -39,10 +40,7 @@ class LSTMLayer(nn.Module):
         weight_hh = drop.weights(self.weight_hh, rate, generator)
         weights = [self.weight_ih, weight_hh, self.bias_ih, self.bias_hh]
         hidden, cell = (part.unsqueeze(0) for part in state)
-        training = torch.is_grad_enabled()  # whether the kernel keeps what its gradient needs
-        outputs, hidden, cell = torch.lstm(
-            inputs, (hidden, cell), weights, True, 1, 0.0, training, False, False
-        )
+        outputs, hidden, cell = lstm(inputs, (hidden, cell), weights)
         return outputs, (hidden[0].detach(), cell[0].detach())
 
 

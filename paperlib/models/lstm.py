@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib import settings
+from paperlib.models.recurrent import lstm
 
 
 class LSTM(nn.Module):
@@ -57,6 +58,9 @@ class LSTM(nn.Module):
         log q by some hundredths of a nat.
         """
         inputs = F.pad(words[:, :-1], (1, 0), value=self.start).T
+        recurrent, values = self.recurrent, self.embedding(inputs)
+        zeros = values.new_zeros(recurrent.num_layers, len(words), recurrent.hidden_size)
+        weights = [weight for layer in recurrent.all_weights for weight in layer]
         with torch.autocast(words.device.type, torch.bfloat16, enabled=mixed):
-            hidden, _ = self.recurrent(self.embedding(inputs))
+            hidden, *_ = lstm(values, (zeros, zeros), weights, recurrent.num_layers)
         return self.output(hidden.transpose(0, 1).to(self.output.weight.dtype))

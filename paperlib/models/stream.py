@@ -56,7 +56,9 @@ class StreamModel(Protocol):
 class FromLogits(nn.Module):
     """The stream model of any network that maps words ``(T, B)`` to logits ``(T, B, V)``.
 
-    Softmax makes them q, a sigmoid makes them r. The network sees one piece of text at a time and
+    Softmax makes them q, a sigmoid makes them r. As a language model, log-probabilities do as well,
+    as softmax leaves them as they are; a discriminator's logits must be free: a sigmoid of
+    log-probabilities never exceeds ½. The network sees one piece of text at a time and
     remembers nothing of the one before; its own dropout modules follow ``train()`` and ``eval()``
     and draw from PyTorch's global generator, so leave them out where runs must repeat.
     """

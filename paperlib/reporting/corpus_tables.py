@@ -7,6 +7,9 @@ from paperlib.reporting import paper
 
 NOT_RUN = "not run in this profile"
 
+NONE = "–"
+"""In a cell for which neither this project nor the paper has a value."""
+
 NO_CHANGE = 1e-4
 """Relative change that the paper's perplexities, of two decimals, would round to nothing."""
 
@@ -38,17 +41,20 @@ def outcome(history: list[dict]) -> str:
     """What fine-tuning did on the validation set, from the start to the best of its epochs.
 
     ``history`` has the total loss and the perplexity of each epoch, the first before training.
-    *No change* is one within ``NO_CHANGE``.
+    A change within ``NO_CHANGE`` is none.
     """
     before, after = history[0], history[1:]
-    names = ("loss", "perplexity")
-    change = {name: min(e[name] for e in after) / before[name] - 1 for name in names}
-    if all(abs(value) < NO_CHANGE for value in change.values()):
-        return "no change"
-    worse = [name for name in names if change[name] > -NO_CHANGE]
-    if len(worse) == 2:
-        return "both increase"
-    return f"{worse[0]} increases" if worse else "both decrease"
+
+    def became(name: str) -> str:
+        change = min(entry[name] for entry in after) / before[name] - 1
+        if abs(change) < NO_CHANGE:
+            return "stays"
+        return "increases" if change > 0 else "decreases"
+
+    loss, perplexity = became("loss"), became("perplexity")
+    if loss == perplexity:
+        return "no change" if loss == "stays" else f"both {loss.removesuffix('s')}"
+    return f"loss {loss}, perplexity {perplexity}"
 
 
 def table2(study: CorpusStudy) -> pd.DataFrame:
@@ -105,14 +111,16 @@ def table3(studies: dict[str, CorpusStudy]) -> pd.DataFrame:
     """Table 3 from the experiments there are, by name such as ``mos_ptb``.
 
     Perplexities ``ptb_valid``, ``ptb_test``, ``wikitext2_valid``, ``wikitext2_test``, each with its
-    ``paper_`` twin; empty where this profile does not run them, and in the rows that quote the
-    original papers.
+    ``paper_`` twin; ``ptb_status`` and ``wikitext2_status`` say where the former come from: they
+    are empty where this profile does not run them, and in the rows that quote the original papers.
     """
     rows = []
     for name in TABLE3_NAMES:
         row = {"model": name}
         for corpus in CORPORA:
             ours = _measured(studies.get(f"{name.split('_')[0]}_{corpus}"), name)
+            quoted = "original" in name
+            row[f"{corpus}_status"] = "measured" if ours else "quoted" if quoted else NOT_RUN
             for k, split in enumerate(("valid", "test")):
                 row[f"{corpus}_{split}"] = ours and ours[split]
                 row[f"paper_{corpus}_{split}"] = paper.TABLE3[name][corpus][k]
@@ -137,7 +145,7 @@ def table3_for_people(table: pd.DataFrame, titles: dict[str, str] = CORPORA) -> 
         theirs = row[f"paper_{column}"]
         beside = "" if pd.isna(theirs) else f"({theirs:.2f})"
         if "original" in row["model"]:
-            return beside
+            return beside or NONE
         ours = NOT_RUN if pd.isna(row[column]) else f"{row[column]:.2f}"
         return f"{ours} {beside}".strip()
 
