@@ -134,13 +134,18 @@ rule large:
     threads: THREADS
     resources:
         gpu_jobs=1,
-        **({"mpi": "srun", "nodes": MACHINES, "tasks": MACHINES} if MACHINES > 1 else {}),
+        # A task a machine. By itself the executor would take `tasks` for those of each GPU.
+        **(
+            {"mpi": "srun", "nodes": MACHINES, "tasks": MACHINES, "tasks_per_gpu": 0}
+            if MACHINES > 1
+            else {}
+        ),
     priority: 82
     shell:
         job(
             "large --profile {PROFILE} --output {output:q} {params.together}",
             "The large-scale experiment",
-            launcher="srun --ntasks-per-node=1 " if MACHINES > 1 else "",
+            launcher="srun --ntasks-per-node=1 --kill-on-bad-exit=1 " if MACHINES > 1 else "",
         )
 
 

@@ -187,7 +187,8 @@ def shards(folder: Path, processes: int | None, **options) -> int:
         made = prepare(folder, TextSettings.model_validate(given), processes)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        option = "".join(f"--{name}: ".replace("_", "-") for name in first["loc"])
+        raise UsageError(f"{option}{first['msg']}.") from None
     except TextError as error:
         raise UsageError(f"{error}.") from None
     print(made.address)
@@ -334,6 +335,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens", help="'words' (default), signs apart, or 'whitespace': what spaces separate"
     )
     sub.add_argument("--part-bytes", type=int, dest="part_bytes", metavar="N", help="of a part")
+    for split in ("valid", "test"):
+        help = f"of the documents that are {split} text (default: 0.001)"
+        sub.add_argument(f"--{split}", type=float, metavar="SHARE", help=help)
     sub.add_argument("--seed", type=int, metavar="K", help="of what is training and what is test")
     sub.add_argument("--damaged", help="'fatal' (default) or 'skip' files that cannot be read")
     sub.add_argument("--processes", type=_number, metavar="N", help="default: as many as cores")

@@ -40,7 +40,7 @@ class LargeStudy(TextStudy):
         shards, self.title = _shards(own)
         if shards is not None:
             text = ShardedText(shards, seed, parts_at_once=own.parts_at_once)
-            key = {"shards": shards.checksum}
+            key = {"shards": shards.checksum, "valid": text.valid_tokens}
         else:
             language = TrigramLanguage(n_words=own.words - 1)
             sizes = {name: getattr(own, name) for name in ("part", "valid", "test", "length")}
@@ -56,7 +56,7 @@ class LargeStudy(TextStudy):
     @property
     def part_tokens(self) -> int:
         """Tokens of the first part."""
-        return len(self.text.train_part(0))
+        return self.text.part_tokens(0)
 
     @cached_property
     def cross_entropy(self) -> Trained:
@@ -80,9 +80,7 @@ class LargeStudy(TextStudy):
     def tokens_seen(self, epochs: int) -> int:
         """Tokens of the parts of the first ``epochs`` epochs."""
         parts = range(epochs * self.text.parts_at_once)
-        if self.knows_p:
-            return len(parts) * self.part_tokens
-        return sum(len(self.text.train_part(number)) for number in parts)
+        return sum(map(self.text.part_tokens, parts))
 
     @cached_property
     def test_log_p(self) -> np.ndarray:

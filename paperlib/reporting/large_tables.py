@@ -68,12 +68,34 @@ def layers(study: LargeStudy) -> pd.DataFrame:
     return pd.DataFrame({"parameters": rows}).rename_axis("part").reset_index()
 
 
+def throughput_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`paperlib.scaling.measured` with titles and units."""
+    seconds = {name: table[name].map("{:.4f}".format) for name in ("work", "update", "exchange")}
+    gigabytes = {
+        f"memory of a discriminator's step, GB{also}": (table[name] / 1e9).map("{:.2f}".format)
+        for name, also in (("memory", ""), ("predicted_memory", ", predicted"))
+    }
+    return pd.DataFrame(
+        {
+            "processes": table["processes"].map("{:.0f}".format),
+            "words a second": table["words_per_second"].map("{:,.0f}".format),
+            "predicted": table["predicted"].map("{:,.0f}".format),
+            "error": table["error"].map("{:+.0%}".format),
+            "seconds of a step": table["seconds"].map("{:.4f}".format),
+            **seconds,
+            "cores busy, each": table["busy"].map("{:.2f}".format),
+            **gigabytes,
+        }
+    )
+
+
 def cost_for_people(costs: pd.DataFrame) -> pd.DataFrame:
     """Rows of :func:`paperlib.scaling.cost` with titles and units."""
     return pd.DataFrame(
         {
             "text": costs["text_bytes"].map(lambda size: f"{size / 1e9:,.0f} GB"),
             "processes": costs["processes"].astype(str) + " × " + costs["processor"],
+            "streams in all": costs["streams"].map("{:,}".format),
             "words a second": costs["words_per_second"].map("{:,.0f}".format),
             "sent in a step, MB": costs["bytes_sent"].map(lambda size: f"{size / 1e6:.0f}"),
             "exchange": costs["exchange_share"].map("{:.0%}".format),
