@@ -126,7 +126,12 @@ class LargeStudy(TextStudy):
         return log_q.log_softmax(-1)
 
     def change_of_divergences(self) -> pd.DataFrame:
-        """True divergences before and after fine-tuning, with 95 % intervals over sentences."""
+        """True divergences before and after fine-tuning, with 95 % intervals over sentences.
+
+        No rows where p is not known.
+        """
+        if not self.knows_p:
+            return pd.DataFrame(columns=["divergence", "before", "after", "change", "low", "high"])
         before, after = (self.divergences(one) for one in (self.initial, self.finetuned()))
         rows = []
         for name in before:

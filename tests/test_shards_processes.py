@@ -54,7 +54,11 @@ def start_in_processes(folder):
     """``paperlib shards`` in two processes, left running."""
     command = [sys.executable, "-m", "paperlib", "shards", str(folder), "--processes", "2"]
     return subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest may ignore it
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 

@@ -28,19 +28,20 @@ def large_scale(study: LargeStudy) -> pd.DataFrame:
     per cent; ``seen`` are tokens.
     """
     tuned, alone = study.finetuned(), study.cross_entropy
+    at_once = study.text.parts_at_once
     ours = {
         "text": study.title,
         "words": study.text.n_words,
         "seen": study.tokens_seen(study.initial.progress.epoch),
-        "discriminator": study.discriminator.progress.epoch,
-        "finetuning": tuned.progress.epoch,
+        "discriminator": at_once * study.discriminator.progress.epoch,
+        "finetuning": at_once * tuned.progress.epoch,
         "initial": study.perplexities(study.initial)["test"],
         "finetuned": study.perplexities(tuned)["test"],
         "true": float(np.exp(-study.test_log_p.mean())) if study.knows_p else np.nan,
     }
     without = {
         "discriminator": np.nan,
-        "finetuning": alone.progress.epoch,
+        "finetuning": at_once * alone.progress.epoch,
         "finetuned": study.perplexities(alone)["test"],
     }
     runs = {"paper": paper.LARGE, "ours": ours, "ours, cross-entropy alone": ours | without}

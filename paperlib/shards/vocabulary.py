@@ -85,15 +85,19 @@ def _partitions(files: Sequence[Path], partitions: int):
 
 def most_frequent(files: Sequence[Path], size: int, partitions: int) -> list[str]:
     """The ``size`` most frequent words; of equally frequent ones, the first by their letters."""
-    best, least = None, 0
     order = [("count", "descending"), ("word", "ascending")]
+
+    def cut(best: pa.Table) -> pa.Table:
+        return best.take(pc.sort_indices(best, sort_keys=order)[:size])
+
+    best, least = None, 0
     for summed in _partitions(files, partitions):
         summed = summed.filter(pc.greater_equal(summed["count"], least))
-        candidates = summed if best is None else pa.concat_tables([best, summed])
-        best = candidates.take(pc.sort_indices(candidates, sort_keys=order)[:size])
-        if len(best) == size:
+        best = summed if best is None else pa.concat_tables([best, summed])
+        if len(best) > 4 * size:  # sorting takes longer than adding up
+            best = cut(best)
             least = best["count"][-1]
-    return best["word"].to_pylist()
+    return cut(best)["word"].to_pylist()
 
 
 def vocabulary_of(files: Sequence[Path], partitions: int, size: int) -> list[str]:
