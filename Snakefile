@@ -40,7 +40,7 @@ REPORT = f"{MARKS}/failure.txt"
 
 # A change of these redoes everything, in seconds where the trainings stay the same. What only
 # starts and watches is left out.
-STARTERS = {"__main__.py", "cli.py", "launch.py", "notebooks.py"}
+STARTERS = {"__main__.py", "cli.py", "jobs.py", "launch.py", "notebooks.py"}
 SOURCES = [str(paths.PROFILES / f"{PROFILE}.toml")] + sorted(
     str(path) for path in Path(paperlib.__file__).parent.rglob("*.py") if path.name not in STARTERS
 )
@@ -134,13 +134,18 @@ rule large:
     threads: THREADS
     resources:
         gpu_jobs=1,
-        **({"mpi": "srun", "nodes": MACHINES, "tasks": MACHINES} if MACHINES > 1 else {}),
+        # A task a machine. By itself the executor would take `tasks` for those of each GPU.
+        **(
+            {"mpi": "srun", "nodes": MACHINES, "tasks": MACHINES, "tasks_per_gpu": 0}
+            if MACHINES > 1
+            else {}
+        ),
     priority: 82
     shell:
         job(
             "large --profile {PROFILE} --output {output:q} {params.together}",
             "The large-scale experiment",
-            launcher="srun --ntasks-per-node=1 " if MACHINES > 1 else "",
+            launcher="srun --ntasks-per-node=1 --kill-on-bad-exit=1 " if MACHINES > 1 else "",
         )
 
 

@@ -93,6 +93,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = {}
     for (subject, shape), case in table.groupby(["subject", "shape"], sort=False):
+        if len(case) == 1:
+            continue  # there is no other way
         usual = case.iloc[1]
         in_float32 = case[case["way"] == usual["way"] + FLOAT32]["times_ours"]
         name, _, precision = subject.partition(", ")
@@ -118,6 +120,8 @@ def alternatives(table: pd.DataFrame) -> pd.DataFrame:
     """All rows but ours, with the row of the plot, ``at``, and the ``kind`` of alternative."""
     parts = []
     for at, (_, case) in enumerate(table.groupby(["subject", "shape"], sort=False)):
+        if len(case) == 1:
+            continue
         usual = case["way"].iloc[1]
         names = {usual: USUAL, usual + FLOAT32: USUAL_IN_FLOAT32}
         kinds = case["way"].map(lambda way, names=names: names.get(way, way))

@@ -1,77 +1,102 @@
-"""Text of any size into words and ids, beside a plain loop; one core.
+"""Text of any size into words and ids, beside a plain loop; and sampling the text of section 4.3.
 
-Both passes over 20 MB of text, a part of section 4.3: counting its words, and writing it as ids of
-the most frequent of them. The plain loop is ``str.split``, ``Counter`` and a dictionary.
+All of ``paperlib shards`` in one process on a file of 20 MB of text, a part of section 4.3:
+reading, cutting into words and signs, counting, and writing ids of the most frequent words. The
+plain loop is a regular expression, ``Counter`` and a dictionary. Where a million words are sampled,
+a second is a million words a second.
 """
 
+import gzip
+import os
+import re
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.harness import Benchmark, Case, Work
-from paperlib.shards import words
-from paperlib.shards.draft import Draft
+from paperlib.shards.prepare import TextSettings, prepare
+from paperlib.shards.words import END, UNKNOWN
+from paperlib.trigram import TrigramLanguage
 
 BYTES = 20_000_000
 PIECE = 1 << 21
 VOCABULARY = 100_000
+WORDS = re.compile(r"[\w'-]+|[^\w\s]")
 
 
-def some_text(size: int, seed: int = 0) -> list[list[bytes]]:
-    """Pieces of documents whose words are as often as Zipf has it, of about ``size`` bytes."""
+def some_text(size: int, seed: int = 0) -> bytes:
+    """Documents of about ``size`` bytes together; words are as frequent as Zipf has it."""
     rng = np.random.default_rng(seed)
     alphabet = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
     lengths = rng.integers(2, 10, 200_000)
     vocabulary = np.array(["".join(rng.choice(alphabet, length)) for length in lengths])
+    vocabulary[::7] = [word[:8] + "," for word in vocabulary[::7]]
     pieces = []
     while size > 0:
         drawn = vocabulary[np.minimum(rng.zipf(1.1, PIECE // 6), len(vocabulary)) - 1]
-        text = "\n\n".join(" ".join(line) for line in np.array_split(drawn, 1500)).encode()
-        pieces.append(text.split(b"\n\n"))
-        size -= len(text)
-    return pieces
+        pieces += [" ".join(line) for line in np.array_split(drawn, 1500)]
+        size -= sum(map(len, pieces[-1500:])) + 3000
+    return "\n\n".join(pieces).encode()
 
 
-def ours(pieces: list[list[bytes]]) -> int:
-    """As the library does it, in one thread; returns the number of tokens."""
-    with TemporaryDirectory() as folder:
-        draft = Draft(Path(folder) / "draft")
-        found = (words.words_of(documents, "whitespace") for documents in pieces)
-        counted = Counter(draft.write((0, some, 0) for some in found))
-        frequent = [word for word, _ in counted.most_common(VOCABULARY)]
-        vocabulary = words.Vocabulary(dict.fromkeys([words.END, words.UNKNOWN, *frequent]))
-        return sum(len(ids) for _, ids, _ in draft.read(vocabulary.ids))
+def ours(folder: Path) -> int:
+    """As ``paperlib shards`` does it, from nothing; returns the number of tokens."""
+    settings = TextSettings(vocabulary=VOCABULARY, valid=0, test=0)
+    with TemporaryDirectory() as runs:
+        own = {"PAPERLIB_RUNS": runs, "PAPERLIB_BAR_LINE": "-1"}
+        with patch.dict(os.environ, own):
+            return prepare(folder, settings, processes=1).tokens("train")
 
 
-def plain(pieces: list[list[bytes]]) -> int:
-    """From loops over documents and words."""
+def plain(folder: Path) -> int:
+    """From loops over lines and words."""
+    (path,) = folder.iterdir()
+
+    def lines():
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as file:
+            yield from ([*found, END] for line in file if (found := WORDS.findall(line)))
+
     counted = Counter()
-    for documents in pieces:
-        for document in documents:
-            counted.update([*document.decode().split(), words.END])
+    for line in lines():
+        counted.update(line)
     frequent = [word for word, _ in counted.most_common(VOCABULARY)]
-    listed = dict.fromkeys([words.END, words.UNKNOWN, *frequent])
+    listed = dict.fromkeys([END, UNKNOWN, *frequent])
     ids = {word: number for number, word in enumerate(listed)}
     tokens = 0
-    for documents in pieces:
-        for document in documents:
-            found = [*document.decode().split(), words.END]
-            tokens += len(np.array([ids.get(word, 1) for word in found], dtype=np.uint32))
+    with TemporaryDirectory() as folder, open(Path(folder, "ids"), "wb") as file:
+        for line in lines():
+            file.write(np.array([ids.get(word, 1) for word in line], dtype=np.uint32).tobytes())
+            tokens += len(line)
     return tokens
 
 
-def both_passes(size: int = BYTES) -> Case:
-    """Text in memory, so that reading it is no part of the time."""
-    pieces = some_text(size)
-    documents = [document for piece in pieces for document in piece]
-    tokens = sum(document.count(b" ") + 2 for document in documents)  # the end of a line is one
-    moved = sum(map(len, documents)) + 4 * tokens  # text is read and ids are written
-    ways = {"ours": lambda: ours(pieces), "plain loop": lambda: plain(pieces)}
+def both_passes(size: int = BYTES, suffix: str = ".txt") -> Case:
+    """From a file on the disk, plain or compressed."""
+    place = TemporaryDirectory()
+    text = some_text(size)
+    content = gzip.compress(text, compresslevel=6) if suffix == ".gz" else text
+    Path(place.name, f"text{suffix}").write_bytes(content)
+    tokens = plain(Path(place.name))
+    # The folder is there as long as one of the ways is.
+    ways = {"ours": lambda: ours(Path(place.name)), "plain loop": lambda: plain(Path(place.name))}
+    moved = len(content) + 4 * tokens  # text is read and ids are written
     return Case(ways, Work(moved=moved), tokens=tokens, numpy_only=True)
 
 
+def sampling(n_words: int = 100_000, sentences: int = 100_000) -> Case:
+    """Sentences of ten words; a table of words × words is out of reach for others."""
+    language = TrigramLanguage(n_words=n_words)
+    words = 10 * sentences
+    ways = {"ours": lambda: language.sample(sentences, 10, seed=1)}
+    return Case(ways, Work(moved=8 * words), tokens=words, numpy_only=True)
+
+
 BENCHMARKS = [
-    Benchmark("text into shards", "20 MB of text, both passes", both_passes, repeats=3),
+    Benchmark("text into shards", "20 MB of text, plain file", both_passes, repeats=3),
+    Benchmark("text into shards", "20 MB of text, .gz", both_passes, {"suffix": ".gz"}, repeats=3),
+    Benchmark("sampling at scale", "1 M words, vocabulary of 100 000", sampling, repeats=3),
 ]

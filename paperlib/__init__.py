@@ -4,7 +4,8 @@ Popov & Kudinov, 2018. The library is small on purpose and layered: a module imp
 lower levels, or from its own without going in circles (``tests/test_layers.py`` enforces it).
 
 0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``, ``paths``,
-   ``progress``, ``hardware``, ``distributed``, ``arguments``, ``threads``
+   ``progress``, ``hardware``, ``distributed``, ``arguments``, ``threads``,
+   ``lifetime``, ``files``, ``kept``
 1. data and layers: ``proposals``, ``trigram``, ``divergences``, ``estimates``,
    ``frequency_bins``
 2. models: ``models``, ``perturb``, ``truth``
@@ -13,7 +14,7 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
    ``streams``, ``stream_tasks``, ``dynamic``
 5. what is run and shown: ``stages``, ``synthetic``, ``text_study``, ``corpus_study``,
    ``large_study``, ``beyond``, ``beyond_comparisons``, ``beyond_measures``, ``beyond_words``,
-   ``reporting``, ``notebooks``, ``launch``, ``processes``, ``scaling``, ``cli``
+   ``reporting``, ``notebooks``, ``launch``, ``processes``, ``jobs``, ``scaling``, ``cli``
 """
 
 __version__ = "0.1.0"

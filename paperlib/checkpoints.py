@@ -1,7 +1,6 @@
 """Weights and training state on disk: written atomically, loaded without executing code."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,21 +10,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from paperlib import distributed
+from paperlib.files import CheckpointError, load_json, unreadable, write_atomically
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read; the message is one sentence for the user."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file beside ``path`` and move it there: all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+__all__ = [
+    "CheckpointError",
+    "load_json",
+    "load_state",
+    "load_weights",
+    "save",
+    "save_json",
+    "save_state",
+    "save_weights",
+    "write_atomically",
+]
 
 
 def save(path: Path, write: Callable[[Path], None]) -> None:
@@ -40,14 +37,6 @@ def save_json(path: Path, value) -> None:
     save(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def load_json(path: Path):
-    """Read JSON; :class:`CheckpointError` names a file that is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write the weights of ``model`` as safetensors, atomically."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -59,7 +48,7 @@ def load_weights(path: Path, model: nn.Module) -> nn.Module:
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return model
 
 
@@ -73,10 +62,4 @@ def load_state(path: Path, device: torch.device) -> dict:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a cut file surfaces as one of many kinds of error
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path} cannot be read ({type(error).__name__}); delete its folder to compute it again"
-    )
+        raise unreadable(path, error) from None

@@ -5,18 +5,14 @@ notebooks are there at once, and the list even before anything is installed.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 from paperlib import notebooks
+from paperlib.jobs import INTERRUPTED, fail, in_processes, job
 from paperlib.notebooks import NotebookError, UsageError
-
-INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +59,7 @@ def notebook(
     except NotebookError as error:
         if error.traceback:
             print(error.traceback, file=sys.stderr)
-        return _fail(str(error), report)
+        return fail(str(error), report)
     return 0
 
 
@@ -74,7 +70,7 @@ def synthetic(profile: str, seed: int, output: Path, report: Path | None) -> int
 
     print(f"Section 3, seed {seed}: what is trained already is found again.", file=sys.stderr)
     what = f"The training of section 3, seed {seed},"
-    return _job(what, lambda: run_seed(loaded, seed), output, report)
+    return job(what, lambda: run_seed(loaded, seed), output, report)
 
 
 def beyond(profile: str, output: Path, report: Path | None) -> int:
@@ -85,7 +81,7 @@ def beyond(profile: str, output: Path, report: Path | None) -> int:
     from paperlib.beyond import run_beyond
 
     print("Beyond the paper: what is trained already is found again.", file=sys.stderr)
-    return _job("The training beyond the paper", lambda: run_beyond(loaded), output, report)
+    return job("The training beyond the paper", lambda: run_beyond(loaded), output, report)
 
 
 def experiment(profile: str, name: str, output: Path, report: Path | None) -> int:
@@ -105,7 +101,7 @@ def experiment(profile: str, name: str, output: Path, report: Path | None) -> in
         except CorpusError as error:
             raise UsageError(f"{error}.") from None
 
-    return _job(f"The experiment {name}", compute, output, report)
+    return job(f"The experiment {name}", compute, output, report)
 
 
 def large(
@@ -117,7 +113,7 @@ def large(
         raise UsageError(f"Profile {profile} has no [large].")
     if processes * machines > 1:
         arguments = ["large", "--profile", profile, "--output", str(output)]
-        return _in_processes(arguments, report, processes, machines, meet)
+        return in_processes(arguments, report, processes, machines, meet)
     from paperlib import distributed
     from paperlib.corpora import CorpusError
     from paperlib.large_study import run_large
@@ -134,7 +130,7 @@ def large(
         except (CorpusError, TextError) as error:
             raise UsageError(f"{error}.") from None
 
-    return _job("The large-scale experiment", compute, output, report)
+    return job("The large-scale experiment", compute, output, report)
 
 
 def throughput(profile: str, streams: int | None, output: Path, **where) -> int:
@@ -145,7 +141,7 @@ def throughput(profile: str, streams: int | None, output: Path, **where) -> int:
     if where["processes"] * where["machines"] > 1:
         arguments = ["throughput", "--profile", profile, "--output", str(output)]
         arguments += [] if streams is None else ["--streams", str(streams)]
-        return _in_processes(arguments, None, **where)
+        return in_processes(arguments, None, **where)
     from paperlib import distributed
     from paperlib.scaling import throughput as measure
 
@@ -155,7 +151,7 @@ def throughput(profile: str, streams: int | None, output: Path, **where) -> int:
             found = measure(loaded, streams)
         return found if first else None
 
-    return _job("The timing of section 4.3", compute, output, None)
+    return job("The timing of section 4.3", compute, output, None)
 
 
 def failed(what: str, code: int, report: Path) -> int:
@@ -166,7 +162,7 @@ def failed(what: str, code: int, report: Path) -> int:
             end = f"was ended by signal {code - 128}"
         if code == 128 + signal.SIGKILL:
             end += "; most often the memory ran out"
-        _fail(f"{what} {end}.", report)
+        fail(f"{what} {end}.", report)
     return 1
 
 
@@ -191,7 +187,8 @@ def shards(folder: Path, processes: int | None, **options) -> int:
         made = prepare(folder, TextSettings.model_validate(given), processes)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        option = "".join(f"--{name}: ".replace("_", "-") for name in first["loc"])
+        raise UsageError(f"{option}{first['msg']}.") from None
     except TextError as error:
         raise UsageError(f"{error}.") from None
     print(made.address)
@@ -237,58 +234,6 @@ def _profile(name: str, seeds: int | None = None, experiments: str | None = None
         return settings.load(name, seeds=seeds, experiments=experiments)
     except settings.SettingsError as error:
         raise UsageError(f"{error}.") from None
-
-
-def _in_processes(
-    arguments: list[str], report: Path | None, processes: int, machines: int, meet: str
-) -> int:
-    from paperlib import processes as together
-
-    try:
-        together.run(arguments, processes, machines, meet)
-    except together.ProcessesError as error:
-        if error.traceback:
-            print(error.traceback, file=sys.stderr)
-        return _fail(str(error), report)
-    return 0
-
-
-def _job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
-    from paperlib.checkpoints import CheckpointError
-    from paperlib.distributed import Reported
-    from paperlib.hardware import HardwareError
-    from paperlib.training import TrainingError
-
-    try:
-        result = compute()
-    except UsageError as error:
-        return _fail(str(error), report)
-    except (HardwareError, TrainingError, CheckpointError) as error:
-        return _fail(f"{error}.", report)
-    except Reported:
-        return 1
-    except Exception as error:
-        traceback.print_exc()
-        return _fail(f"{what} failed.\n{type(error).__name__}: {error}", report)
-    if result is not None:  # of several processes, only the first one has something to write
-        _write(output, json.dumps(result, indent=1) + "\n")
-    return 0
-
-
-def _fail(message: str, report: Path | None) -> int:
-    """Put ``message`` into the file ``report``, for whoever waits for it, or on the screen."""
-    if report:
-        _write(report, message + "\n")
-    else:
-        print(message, file=sys.stderr)
-    return 1
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def _number(text: str) -> int:
@@ -390,6 +335,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens", help="'words' (default), signs apart, or 'whitespace': what spaces separate"
     )
     sub.add_argument("--part-bytes", type=int, dest="part_bytes", metavar="N", help="of a part")
+    for split in ("valid", "test"):
+        help = f"of the documents that are {split} text (default: 0.001)"
+        sub.add_argument(f"--{split}", type=float, metavar="SHARE", help=help)
     sub.add_argument("--seed", type=int, metavar="K", help="of what is training and what is test")
     sub.add_argument("--damaged", help="'fatal' (default) or 'skip' files that cannot be read")
     sub.add_argument("--processes", type=_number, metavar="N", help="default: as many as cores")

@@ -6,14 +6,29 @@ CPUs. Everything here holds for a process by itself too, which has nobody to sen
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.parallel import DistributedDataParallel
+
+from paperlib.lifetime import end_with_parent
+
+PATIENCE = timedelta(days=30)
+"""How long processes wait for one that prepares text, or waits for a lock."""
+
+SECONDS_FOR_OTHERS = 2.0
+"""What whoever is the cause of a broken connection has to be noticed first."""
+
+GONE = "another process is gone"
+"""Begins what a process reports that only lost its connection."""
+
+_patient: dist.ProcessGroup | None = None
 
 
 class Reported(Exception):
@@ -33,17 +48,30 @@ def together() -> Iterator[None]:
     if torch.cuda.is_available():
         backend = "nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    global _patient
+    end_with_parent()
     dist.init_process_group(backend)
+    _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     if rank() > 0:
         os.environ["PAPERLIB_BAR_LINE"] = "-1"  # one of them shows how far all are
     try:
         yield
     except Exception as error:
+        if _lost_connection(error):
+            time.sleep(SECONDS_FOR_OTHERS)
+            error = ConnectionError(f"{GONE} ({str(error).splitlines()[0]})")
         # The group is left as it is: to take leave of processes that are gone may take forever.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it need not be told to end
         get_error_handler().record_exception(error)
         raise Reported from error
+    _patient = None
     dist.destroy_process_group()
+
+
+def _lost_connection(error: Exception) -> bool:
+    """Whether all that is wrong is that another process does not answer."""
+    # gloo's errors have no class of their own.
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def rank() -> int:
@@ -82,8 +110,9 @@ def any_says(flag: bool) -> bool:
     """Whether ``flag`` is set in any of the processes."""
     if size() == 1:
         return flag
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return bool(total(torch.tensor(int(flag), device=device)))
+    said = torch.tensor(int(flag))
+    dist.all_reduce(said, group=_patient)
+    return bool(said)
 
 
 def wait() -> None:

@@ -40,7 +40,7 @@ class LargeStudy(TextStudy):
         shards, self.title = _shards(own)
         if shards is not None:
             text = ShardedText(shards, seed, parts_at_once=own.parts_at_once)
-            key = {"shards": shards.checksum}
+            key = {"shards": shards.checksum, "valid": text.valid_tokens}
         else:
             language = TrigramLanguage(n_words=own.words - 1)
             sizes = {name: getattr(own, name) for name in ("part", "valid", "test", "length")}
@@ -56,7 +56,7 @@ class LargeStudy(TextStudy):
     @property
     def part_tokens(self) -> int:
         """Tokens of the first part."""
-        return len(self.text.train_part(0))
+        return self.text.part_tokens(0)
 
     @cached_property
     def cross_entropy(self) -> Trained:
@@ -80,9 +80,7 @@ class LargeStudy(TextStudy):
     def tokens_seen(self, epochs: int) -> int:
         """Tokens of the parts of the first ``epochs`` epochs."""
         parts = range(epochs * self.text.parts_at_once)
-        if self.knows_p:
-            return len(parts) * self.part_tokens
-        return sum(len(self.text.train_part(number)) for number in parts)
+        return sum(map(self.text.part_tokens, parts))
 
     @cached_property
     def test_log_p(self) -> np.ndarray:
@@ -128,7 +126,12 @@ class LargeStudy(TextStudy):
         return log_q.log_softmax(-1)
 
     def change_of_divergences(self) -> pd.DataFrame:
-        """True divergences before and after fine-tuning, with 95 % intervals over sentences."""
+        """True divergences before and after fine-tuning, with 95 % intervals over sentences.
+
+        No rows where p is not known.
+        """
+        if not self.knows_p:
+            return pd.DataFrame(columns=["divergence", "before", "after", "change", "low", "high"])
         before, after = (self.divergences(one) for one in (self.initial, self.finetuned()))
         rows = []
         for name in before:

@@ -2,14 +2,19 @@
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch.distributed as dist
 from torch.distributed.elastic.agent.server.api import SignalException
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from paperlib.distributed import GONE
+from paperlib.lifetime import PARENT
 from paperlib.threads import cores
 
 SECONDS_TO_STOP = 15
@@ -19,12 +24,13 @@ SECONDS_TO_STOP = 15
 class ProcessesError(Exception):
     """The processes did not come to their end; the message says which one failed first, and how.
 
-    ``traceback`` is the long form, empty where there is none.
+    ``traceback`` is the long form, empty where there is none. ``follows``: the cause lies with a
+    process elsewhere, and whoever started that one knows more.
     """
 
-    def __init__(self, message: str, traceback: str):
+    def __init__(self, message: str, traceback: str = "", follows: bool = False):
         super().__init__(message)
-        self.traceback = traceback
+        self.traceback, self.follows = traceback, follows
 
 
 def run(
@@ -38,6 +44,7 @@ def run(
     """
     # What it has to say about a failure is in the exception.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[PARENT] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     config = LaunchConfig(
         min_nodes=machines,
@@ -53,10 +60,39 @@ def run(
     try:
         elastic_launch(config, sys.executable)("-m", "paperlib", *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise _error(rank, processes * machines, failure) from None
+        rank = cause(error.failures)
+        raise _error(rank, processes * machines, error.failures[rank]) from None
+    except (RendezvousError, dist.DistError, OSError) as error:
+        raise ProcessesError(
+            f"The {machines} machines did not meet at {meet} ({str(error).splitlines()[0]}); start "
+            "the command on each of them within ten minutes, with the same --meet HOST:PORT, where "
+            "HOST is one of them and PORT is free there."
+        ) from None
     except SignalException:
         raise KeyboardInterrupt from None
+
+
+def cause(failures: Mapping[int, ProcessFailure]) -> int:
+    """Which of the processes that failed, by rank, is why all did."""
+    first = min(failure.timestamp for failure in failures.values())
+
+    def order(rank: int) -> tuple[int, int]:
+        failure = failures[rank]
+        by_us = failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGINT) or (
+            failure.exitcode == -signal.SIGKILL and failure.timestamp >= first + SECONDS_TO_STOP - 1
+        )
+        if by_us:
+            return 3, failure.timestamp
+        if failure.exitcode < 0:
+            return 0, failure.timestamp
+        return (2 if _follows(failure) else 1), failure.timestamp
+
+    return min(failures, key=order)
+
+
+def _follows(failure: ProcessFailure) -> bool:
+    recorded = failure.error_file_data["message"]
+    return isinstance(recorded, dict) and GONE in recorded["message"]
 
 
 def _error(rank: int, number: int, failure: ProcessFailure) -> ProcessesError:
@@ -66,10 +102,12 @@ def _error(rank: int, number: int, failure: ProcessFailure) -> ProcessesError:
     if failure.exitcode < 0:
         memory = ", most often because the memory ran out" if failure.exitcode == -9 else ""
         what = f"was ended by {failure.signal_name()}{memory}"
+    elif _follows(failure):
+        what = f"had to stop: {GONE}"
     elif isinstance(recorded, dict):
         what = f"failed: {recorded['message']}"
         traceback = recorded["extraInfo"]["py_callstack"]
     else:
         what = f"ended with exit code {failure.exitcode}"
     after = "What is finished stays; the next start goes on from the last checkpoint."
-    return ProcessesError(f"{which} {what}. {after}", traceback)
+    return ProcessesError(f"{which} {what}. {after}", traceback, _follows(failure))

@@ -6,7 +6,6 @@ T steps of a piece. Losses are per token, in nats.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import distributed, hardware
-from paperlib.corpora import streams
+from paperlib.corpora import steps_of_streams, streams
 from paperlib.evaluation import finetuning_measures, perplexity
 from paperlib.losses import finetuning_loss
 from paperlib.models.stream import State, StreamModel
@@ -40,8 +39,14 @@ class Text(Protocol):
     parts_at_once: int
     """Parts that an epoch is trained on."""
 
+    def part_of(self, number: int) -> int:
+        """Which part comes as the one of this number; the same answer means the same text."""
+
+    def part_tokens(self, number: int) -> int:
+        """N of :meth:`train_part`."""
+
     def train_part(self, number: int) -> np.ndarray:
-        """Token ids ``(N,)`` of a part of the text; the same array means the same text."""
+        """Token ids ``(N,)`` of the part that comes as the one of this number."""
 
 
 class StreamTask(Task):
@@ -71,7 +76,7 @@ class StreamTask(Task):
         self.eos = text.eos
         self.device = next(model.parameters()).device
         self._text = text
-        self._parts: list[np.ndarray] = []
+        self._parts: list[int] = []
         self.valid = on_device(text.valid, self.device)
         self._seed = seed
         self._dropout = None
@@ -85,7 +90,14 @@ class StreamTask(Task):
             raise TrainingError(_ALONE if len(mine) else _TOO_MANY.format(training.batch_size))
         self._columns = mine.chunk(training.parts)
         self._states: dict[str, list[State]] = {}
-        self._read(0)
+        steps_of_parts(text, self._numbers(0), training.batch_size)
+
+    @property
+    def train(self) -> Tensor:
+        """This process's streams of the epoch's text, ``(n, B)``; at first of epoch 0."""
+        if not self._parts:
+            self._read(0)
+        return self._train
 
     def batches(self, epoch: int, size: int) -> list[Piece]:
         """Pieces of the epoch's text, cut by (seed, epoch)."""
@@ -95,16 +107,20 @@ class StreamTask(Task):
         return pieces(len(self.train) - 1, bptt, bptt + self.training.bptt_excess, rng)
 
     def _read(self, epoch: int) -> None:
-        numbers = range(epoch * self._text.parts_at_once, (epoch + 1) * self._text.parts_at_once)
-        parts = [self._text.train_part(number) for number in numbers]
-        if any(part is not known for part, known in zip_longest(parts, self._parts)):
+        numbers = self._numbers(epoch)
+        parts = [self._text.part_of(number) for number in numbers]
+        if parts != self._parts:
             self._parts = parts
-            own = streams_of(parts, self.training.batch_size, self._mine)
-            self.train = on_device(own, self.device)
+            own = streams_of(self._text, numbers, self.training.batch_size, self._mine)
+            self._train = on_device(own, self.device)
             self.new_text()
 
+    def _numbers(self, epoch: int) -> range:
+        at_once = self._text.parts_at_once
+        return range(epoch * at_once, (epoch + 1) * at_once)
+
     def new_text(self) -> None:
-        """Called when there is another text in ``train``: this process's streams, ``(n, B)``."""
+        """Called when there is another text in ``train``."""
 
     def tokens(self, batch: Piece) -> int:
         """Predicted words."""
@@ -267,20 +283,36 @@ class FinetuningStreams(StreamTask):
         return finetuning_measures(log_q, *self._valid_frozen)
 
 
-def streams_of(parts: Sequence[np.ndarray], number: int, mine: slice) -> np.ndarray:
-    """``mine`` of ``number`` streams, of which each part gives as many: ``(n, B)``.
+def streams_of(text: Text, numbers: Sequence[int], streams_all: int, mine: slice) -> np.ndarray:
+    """``mine`` of ``streams_all`` streams, of which each part gives as many: ``(n, B)``.
 
-    Only the text of these is read. Raises :class:`~paperlib.training.TrainingError` where the parts
-    cannot have as many streams each.
+    Only the parts of these are fetched, and only the text of these is read. ``numbers`` are those
+    of the parts. Raises what :func:`steps_of_parts` does.
     """
-    if number % len(parts):
+    steps = steps_of_parts(text, numbers, streams_all)
+    each = streams_all // len(numbers)
+    columns = []
+    for place, number in enumerate(numbers):
+        own = range(max(0, mine.start - place * each), min(each, mine.stop - place * each))
+        if own:
+            found = streams(text.train_part(number), each)
+            columns += [found[:steps, stream] for stream in own]
+    return np.stack(columns, axis=1)
+
+
+def steps_of_parts(text: Text, numbers: Sequence[int], streams_all: int) -> int:
+    """n of :func:`streams_of`: that of the shortest part.
+
+    Raises :class:`~paperlib.training.TrainingError` where the parts cannot have as many streams
+    each, and :class:`~paperlib.corpora.CorpusError` where one is too short for them.
+    """
+    if streams_all % len(numbers):
         raise TrainingError(
-            f"a batch of {number} streams cannot be shared out among {len(parts)} parts; choose a "
-            "`batch_size` that `parts_at_once` divides"
+            f"a batch of {streams_all} streams cannot be shared out among {len(numbers)} parts; "
+            "choose a `batch_size` that `parts_at_once` divides"
         )
-    columns = [stream for part in parts for stream in streams(part, number // len(parts)).T]
-    steps = min(map(len, columns))
-    return np.stack([stream[:steps] for stream in columns[mine]], axis=1)
+    each = streams_all // len(numbers)
+    return min(steps_of_streams(text.part_tokens(number), each) for number in numbers)
 
 
 def on_device(tokens: np.ndarray, device: torch.device) -> Tensor:

@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 
 from paperlib.arguments import generator, integers, require_whole
+from paperlib.kept import kept
 from paperlib.proposals import InverseCdf, Staircase
 from paperlib.threads import in_blocks
 
@@ -189,11 +190,8 @@ class TrigramLanguage:
             sentences[rows] = block[: rows.stop - rows.start]
 
         # Built before threads share them:
-        _ = (
-            (self._stairs, self._firsts)
-            if self._is_large
-            else (self._start_samplers, self._envelope)
-        )
+        large = self._is_large
+        _ = (self._stairs, self._firsts) if large else (self._start_samplers, self._envelope)
         in_blocks(fill, n_sentences, _SENTENCES)
         return sentences
 
@@ -290,12 +288,20 @@ class TrigramLanguage:
         """
         words, n_words = self._vocabulary, self.n_words
         if self.start != "joint":
-            weights = self._of_left1 * self._norms(np.full(n_words, self.start), words)
+            weights = self._of_left1 * self._norms_after_start()
             return [weights[None] / weights.sum()]
         norms = self._norms(np.repeat(words, n_words), np.tile(words, n_words))
         pairs = np.outer(self._of_left2, self._of_left1) * norms.reshape(n_words, n_words)
         first = pairs.sum(axis=1)
         return [first[None] / first.sum(), pairs / first[:, None]]
+
+    def _norms_after_start(self) -> np.ndarray:
+        """Norms of the contexts (s, j) of all words j, ``(V,)``: a sum of V² weights."""
+        contexts = np.full(self.n_words, self.start), self._vocabulary
+        if self.n_words**2 <= _TABLE:
+            return self._norms(*contexts)
+        own = [*map(str, (self._key, self.n_words, float(self.gamma), self.start)), self.predicted]
+        return kept("start_norms", [*own, self.shared_xi], lambda: self._norms(*contexts))
 
     # Sampling
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 
-from paperlib import distributed, paths, processes
+from paperlib import distributed, jobs, paths, processes
+from paperlib.cli import main
 
 CREW = Path(__file__).with_name("crew.py")
 SECONDS = 60
@@ -121,6 +123,28 @@ def test_a_killed_process_ends_the_job_with_its_checkpoint_whole(profile, tmp_pa
     assert_same(histories(runs), histories(whole))
 
 
+@pytest.mark.slow
+def test_a_killed_launcher_leaves_nobody_who_holds_the_lock(profile, tmp_path):
+    runs, output = tmp_path / "runs", tmp_path / "x.json"
+    job = subprocess.Popen(
+        command(profile, output, 2), env=environment(runs), stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("large_language_model/*/checkpoint.pt")):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = psutil.Process(job.pid).children(recursive=True)
+    assert len(workers) == 2
+    job.kill()
+    job.wait()
+    _, left = psutil.wait_procs(workers, timeout=10)
+    assert not left
+    lock = next(runs.glob("large_language_model/*/lock"))
+    with FileLock(lock, timeout=1):
+        pass
+
+
 def test_what_cannot_be_shared_is_said_once(tmp_path):
     text = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8")
     before, large = text.split("[large]")
@@ -179,3 +203,57 @@ def test_a_failure_is_told_by_its_kind():
     assert "Process 0 of 2 (counted from 0) ended with exit code 7." in str(
         processes._error(0, 2, ended)
     )
+
+
+def failure(exitcode, timestamp, says=None):
+    """Of a process that ended at ``timestamp``, with what it recorded, if anything."""
+    one = processes.ProcessFailure(local_rank=0, pid=5, exitcode=exitcode, error_file="")
+    one.timestamp = timestamp
+    if says is not None:
+        one.error_file_data = {"message": {"message": says, "extraInfo": {"py_callstack": "…"}}}
+    return one
+
+
+def test_the_cause_is_who_was_killed_or_failed_by_itself():
+    lost = failure(1, 100, f"ConnectionError: {distributed.GONE} (Connection reset by peer)")
+    told, stopped = failure(130, 100), failure(-15, 100)
+    killed, failed = failure(-9, 101), failure(1, 101, "TrainingError: no")
+    assert processes.cause({0: lost, 1: killed, 2: told}) == 1
+    assert processes.cause({0: told, 1: stopped, 2: lost, 3: failed}) == 3
+    assert processes.cause({0: lost, 1: told}) == 0
+    late = failure(-9, 101 + processes.SECONDS_TO_STOP)  # by the launcher, for it did not stop
+    assert processes.cause({0: failed, 1: late}) == 0
+    assert "had to stop: another process is gone" in str(processes._error(0, 2, lost))
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_of_a_report_that_machines_share_the_cause_stays(follows, tmp_path, monkeypatch):
+    report = tmp_path / "report.txt"
+
+    def fails(*arguments):
+        report.write_text("elsewhere", encoding="utf-8")
+        raise processes.ProcessesError("here", follows=follows)
+
+    monkeypatch.setattr(processes, "run", fails)
+    assert jobs.in_processes([], report, 1, 2, "node1:29400") == 1
+    assert report.read_text(encoding="utf-8") == ("elsewhere" if follows else "here\n")
+
+
+@pytest.mark.parametrize("meet", [(), ("--meet", "localhost:29400"), ("--meet", "node1")])
+def test_several_machines_have_to_be_told_where_they_meet(meet, tmp_path, capsys):
+    command = ["large", "--profile", "smoke", "--output", str(tmp_path / "x.json")]
+    assert main([*command, "--machines", "2", *meet]) == 2
+    assert capsys.readouterr().err == (
+        "--machines 2 takes --meet HOST:PORT too, the same on all of them: the name of one of "
+        "them, and a port that is free there.\n"
+    )
+
+
+def test_machines_that_do_not_meet_are_told_so_in_a_sentence(monkeypatch):
+    def fails(*arguments):
+        raise processes.RendezvousError("no answer\nand so on")
+
+    monkeypatch.setattr(processes, "elastic_launch", lambda *_: fails)
+    with pytest.raises(processes.ProcessesError, match="did not meet at node1:29400") as raised:
+        processes.run([], 1, 2, "node1:29400")
+    assert "\n" not in str(raised.value)

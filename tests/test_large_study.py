@@ -146,6 +146,15 @@ def test_a_folder_of_text_takes_the_place_of_the_stream(folder_study, study):
     assert table.loc["ours", "text"] == "text of the folder large"
     assert table.loc["ours", "seen"] == sum(parts)
     assert set(folder_study.who_gains()["bin"]) <= {"1–10", "11–20"}
+    assert folder_study.change_of_divergences().empty
+
+
+def test_epochs_of_several_parts_are_counted_in_parts(study):
+    own = PROFILE.large.model_copy(update={"parts_at_once": 2})
+    other = LargeStudy(PROFILE.model_copy(update={"large": own}))
+    table = large_tables.large_scale(other).set_index("run")
+    assert table.loc["ours", "discriminator"] == 2 * other.discriminator.progress.epoch
+    assert table.loc["ours", "seen"] == 2 * other.initial.progress.epoch * other.part_tokens
 
 
 def test_shards_made_elsewhere_give_the_same_study(folder_study):

@@ -1,12 +1,18 @@
 """The model of the cost: its numbers by other ways, and the measuring."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from paperlib import scaling
+from paperlib import paths, scaling
 from paperlib.large_study import LargeStudy
+from paperlib.reporting import large_tables
 from paperlib.settings import load
 
 
@@ -56,17 +62,74 @@ def test_a_ring_sends_every_gradient_twice_but_for_its_own_share():
 
 
 def test_cost_by_hand():
-    machine = scaling.Processor("one", operations=1e9, link=1e6)
+    machine = scaling.Processor("one", operations=1e9, link=1e6, update=1e-9)
     network, words = scaling._network("paper")
-    tokens = 64 * 35
-    work = scaling.operations(network, words) * tokens / 1e9
-    for number in (1, 8):
-        found = scaling.cost(4e9, number, machine)
-        seconds = work + scaling.bytes_sent(scaling.parameters_of(network, words), number) / 1e6
-        steps = 4e9 / 5 / (tokens * number)
+    parameters = scaling.parameters_of(network, words)
+    for number, streams, each in ((1, None, 64), (8, None, 64), (8, 64, 8), (3, 64, 22)):
+        found = scaling.cost(4e9, number, machine, streams)
+        work = scaling.operations(network, words) * each * 35 / 1e9 + 1e-9 * parameters
+        seconds = work + scaling.bytes_sent(parameters, number) / 1e6
+        steps = 4e9 / 5 / (35 * (streams or 64 * number))
         assert found["hours"] == pytest.approx(steps * seconds / 3600)
         assert found["exchange_share"] == pytest.approx(1 - work / seconds)
-    assert 0.1e9 < found["memory"] < 1e9
+        assert found["streams"] == (streams or 64 * number)
+
+
+@pytest.mark.parametrize(("number", "streams"), [(65, 64), (1, 10_000_000)])
+def test_a_plan_that_the_training_would_refuse_is_none(number, streams):
+    machine = scaling.Processor("one", operations=1e9, link=1e6)
+    with pytest.raises(ValueError, match="cannot share"):
+        scaling.cost(4e9, number, machine, streams)
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_in_a_fresh_process(tmp_path):
+    """Of a network whose weights and sums over the words are what counts."""
+    text = (paths.PROFILES / "quick.toml").read_text(encoding="utf-8")
+    profile = tmp_path / "own.toml"
+    large = text[text.index("[large]") :].replace("words = 10000", "words = 30000")
+    large = large.replace("part = 4000", "part = 1000")
+    profile.write_text(text[: text.index("[large]")] + large, encoding="utf-8")
+    output = tmp_path / "found.json"
+    command = ["throughput", "--profile", str(profile), "--streams", "24", "--output", str(output)]
+    subprocess.run(
+        [sys.executable, "-m", "paperlib", *command],
+        check=True,
+        env=os.environ | {"PAPERLIB_RUNS": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
+    found = json.loads(output.read_text(encoding="utf-8"))
+    network, words = scaling._network(str(profile))
+    predicted = scaling.memory(network, words, found["tokens"], mixed=found["mixed"])
+    assert predicted > 0.2e9
+    assert found["memory"] - found["base"] == pytest.approx(predicted, rel=0.25)
+
+
+def rows(**columns):
+    """What was found in one process and in two."""
+    found = {"words_per_second": [1000.0, 1500.0], "seconds": [1.0, 0.7], "work": [1.0, 0.6]}
+    found |= {"update": [0.2, 0.3], "busy": [0.9, 0.9], "exchange": [0.0, 0.1], "base": [1, 1]}
+    found |= {"streams": [4, 4], "parameters": [10, 10], "memory": [2, 2], "tokens": [8, 4]}
+    found |= {"processes": [1, 2], "mixed": [False, False]} | columns
+    return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+
+
+@pytest.mark.parametrize(("busy", "crowd"), [(0.9, 1.0), (1.6, 1.6)])
+def test_several_processes_are_predicted_from_one(busy, crowd, monkeypatch):
+    found = {row["processes"]: row for row in rows(busy=[busy, 0.7])}
+    monkeypatch.setattr(scaling, "_measured", lambda profile, number, streams: found[number])
+    monkeypatch.setattr(scaling, "cores", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    table = scaling.measured("smoke", [1, 2])
+    seconds = [1.0, (0.8 / 2 + 0.2) * crowd + 0.1]
+    assert table["predicted"].tolist() == pytest.approx([1000, 1500 * 0.7 / seconds[1]])
+    assert table["error"].iloc[1] == pytest.approx(0.7 / seconds[1] - 1)
+    said = scaling.in_words(table)
+    assert f"keeps {busy:.1f} of 2 processors busy; each of 2 together, 0.7." in said
+    assert "1.50 times as many words a second" in said
+    assert scaling.in_words(table[:1]) == said.split(";")[0] + "."
+    shown = large_tables.throughput_for_people(table)
+    assert shown["processes"].tolist() == ["1", "2"]
+    assert shown["words a second"].tolist() == ["1,000", "1,500"]
 
 
 @pytest.mark.slow
@@ -77,8 +140,8 @@ def test_measuring_in_two_processes_is_found_again(tmp_path, monkeypatch):
     assert table["exchange"].iloc[0] == 0 < table["exchange"].iloc[1]
     tokens = table["words_per_second"] * table["seconds"]
     np.testing.assert_allclose(tokens.iloc[0], tokens.iloc[1])  # the same steps
-    expected = tokens / (table["work"] + table["exchange"])
-    np.testing.assert_allclose(table["predicted"], expected)
+    assert (table["memory"] > table["base"]).all()
+    assert (table["busy"] > 0).all()
 
     def fails(*arguments, **options):
         raise AssertionError("measured again")

@@ -2,9 +2,7 @@
 
 import gzip
 import hashlib
-import os
 import re
-import signal
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paperlib.cli import main
 from paperlib.shards import documents, prepare, vocabulary, words
-from paperlib.shards.documents import DamagedFile, TextError
+from paperlib.shards.documents import DamagedFile
 from paperlib.shards.prepare import TextSettings
 from paperlib.shards.words import END, UNKNOWN
 
@@ -311,26 +310,84 @@ def test_splits_have_their_shares_and_depend_on_the_seed():
     assert np.mean(splits == others) == pytest.approx(0.7**2 + 0.1**2 + 0.2**2, abs=0.015)
 
 
-def test_the_most_frequent_words_of_many_segments(tmp_path):
+def test_the_most_frequent_words_of_many_drafts_however_they_are_merged(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     drawn = [[f"w{k}" for k in rng.zipf(1.3, 400) if k < 500] for _ in range(70)]
     files = []
     for number, some in enumerate(drawn):
         files.append(tmp_path / f"{number}.arrow")
-        vocabulary.save_counts(files[-1], Counter(some), 8)
+        counts = Counter(some)
+        table = vocabulary.counts_of(
+            pa.array([*counts, "none"], pa.large_string()), np.array([*counts.values(), 0])
+        )
+        vocabulary.save_counts(files[-1], table)
     counts = Counter(word for some in drawn for word in some)
     expected = sorted(counts, key=lambda word: (-counts[word], word))
-    assert vocabulary.most_frequent(files, 50, 8) == expected[:50]
-    assert vocabulary.most_frequent(files, 10_000, 8) == expected
+    monkeypatch.setattr(vocabulary, "MOST", 256)
+    partitions = vocabulary.FIRST
+    for level in range(4):
+        assert vocabulary.most_frequent(files, 50, partitions) == expected[:50]
+        assert vocabulary.most_frequent(files, 10_000, partitions) == expected
+        merged = [tmp_path / f"{level}-{start}" for start in range(0, len(files), 4)]
+        for number, path in enumerate(merged):
+            vocabulary.merge(files[4 * number : 4 * number + 4], path, partitions)
+        files, partitions = merged, vocabulary.more(partitions)
+    assert len(files) == 1
+    assert partitions == vocabulary.MOST
 
 
-def killed(work, number):
-    os.kill(os.getpid(), signal.SIGKILL)
+def test_many_drafts_are_merged_to_the_same_shards(folder, tmp_path, monkeypatch):
+    whole = prepare.prepare(folder, TextSettings(**PLAIN), 1)
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "again"))
+    monkeypatch.setattr(prepare, "FAN_IN", 2)
+    merged = []
+    monkeypatch.setattr(prepare, "merge", lambda *job: merged.append(job) or vocabulary.merge(*job))
+    again = prepare.prepare(folder, TextSettings(**PLAIN), 1)
+    assert len(merged) > 4
+    assert again.words() == whole.words()
+    assert [p.sha256 for p in again.parts("train")] == [p.sha256 for p in whole.parts("train")]
 
 
-def test_a_process_that_is_killed_is_said_and_the_next_start_goes_on(folder, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_work", killed)
-        with pytest.raises(TextError, match="most often because the memory ran out"):
-            prepare.prepare(folder, TextSettings(**PLAIN), 2)
-    assert prepare.prepare(folder, TextSettings(**PLAIN), 2).tokens("train")
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone two\n")
+    assert [one for some in documents.pieces(documents.Segment(path)) for one in some] == [
+        b"one two"
+    ]
+    path.write_bytes(b"\xef\xbb\xbfone \xff\n")
+    with pytest.raises(DamagedFile, match="at byte 7 of its text"):
+        list(documents.pieces(documents.Segment(path)))
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("text", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "folder" / name).symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "round").symlink_to(tmp_path / "folder")
+    assert documents.text_files(tmp_path / "folder") == [tmp_path / "folder" / "one" / "a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--part-bytes", "0"), ("--valid", "1.5"), ("--test", "-0.1")]
+)
+def test_options_out_of_range_are_named_as_they_were_given(option, value, folder, capsys):
+    assert main(["shards", str(folder), option, value]) == 2
+    assert capsys.readouterr().err.startswith(f"{option}: ")
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused():
+    with pytest.raises(ValueError, match="leave nothing to train on"):
+        TextSettings(valid=0.5, test=0.5)
+
+
+def test_the_command_says_what_it_made(folder, capsys):
+    options = ["--tokens", "whitespace", "--valid", "0.2", "--test", "0.1", "--vocabulary", "60"]
+    assert main(["shards", str(folder), *options]) == 0
+    shown = capsys.readouterr().out
+    made = prepare.prepare(
+        folder, TextSettings(tokens="whitespace", vocabulary=60, valid=0.2, test=0.1)
+    )
+    assert f"valid: {made.tokens('valid')} tokens in 1 parts" in shown
+    assert made.tokens("train") > 2 * made.tokens("valid") > made.tokens("test")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from paperlib import training
+from paperlib.corpora import CorpusError
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
 from paperlib.settings import StreamTraining
@@ -106,7 +107,7 @@ def test_an_epoch_is_one_part_also_after_an_interruption(kind, tmp_path, monkeyp
         return Watched(TrigramLanguage(n_words=20), 0, **SIZES)
 
     whole = Trainer(list(tasks(text()))[kind], TRAINING, tmp_path / "whole.pt").run()
-    assert read[-3:] == [0, 1, 2]
+    assert read == [0, 1, 2]
 
     task = list(tasks(text()))[kind]
     original, left = task.backward, iter(range(11))
@@ -119,8 +120,10 @@ def test_an_epoch_is_one_part_also_after_an_interruption(kind, tmp_path, monkeyp
     task.backward = stops
     with pytest.raises(KeyboardInterrupt):
         Trainer(task, TRAINING, tmp_path / "parts.pt").run()
+    read.clear()
     resumed = Trainer(list(tasks(text()))[kind], TRAINING, tmp_path / "parts.pt").run()
     assert resumed.history == whole.history
+    assert read == [1, 2]
 
 
 def test_frozen_scalars_are_those_of_the_part(tmp_path, monkeypatch):
@@ -143,16 +146,49 @@ def test_a_model_learns_from_shards(tmp_path, monkeypatch):
     assert history[-1]["perplexity"] < history[0]["perplexity"]
 
 
+class Listed:
+    """Parts that are given; ``read`` says which were fetched."""
+
+    def __init__(self, parts):
+        self.parts, self.read = parts, []
+
+    def part_tokens(self, number):
+        return len(self.parts[number])
+
+    def train_part(self, number):
+        self.read.append(number)
+        return self.parts[number]
+
+
 def test_streams_of_an_epoch_come_from_its_parts_and_every_process_reads_its_own():
-    parts = [np.arange(start, start + size) for start, size in ((0, 21), (100, 26), (200, 23))]
-    whole = streams_of(parts, 6, slice(0, 6))
+    sizes = ((0, 21), (100, 26), (200, 23))
+    text = Listed([np.arange(start, start + size) for start, size in sizes])
+    whole = streams_of(text, range(3), 6, slice(0, 6))
     assert whole.shape == (10, 6)  # the shortest part has streams of ten tokens
     for column, start in enumerate((0, 10, 100, 113, 200, 211)):
         np.testing.assert_array_equal(whole[:, column], np.arange(start, start + 10))
-    shares = [streams_of(parts, 6, share) for share in (slice(0, 1), slice(1, 4), slice(4, 6))]
+    shares, read = [], []
+    for mine in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        text.read = []
+        shares.append(streams_of(text, range(3), 6, mine))
+        read.append(text.read)
     np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole)
+    assert read == [[0], [0, 1], [2]]
     with pytest.raises(TrainingError, match="7 streams cannot be shared out among 3 parts"):
-        streams_of(parts, 7, slice(0, 7))
+        streams_of(text, range(3), 7, slice(0, 7))
+    with pytest.raises(CorpusError, match="a text of 21 tokens is too short"):
+        streams_of(text, range(3), 60, slice(59, 60))  # which is not of that part
+
+
+def test_validation_text_is_no_longer_than_an_epochs(tmp_path, monkeypatch):
+    text = sharded(tmp_path, monkeypatch)
+    whole = np.concatenate([part.ids() for part in text.shards.parts("valid")])
+    mean = text.shards.tokens("train") // len(text.shards.parts("train"))
+    assert len(text.valid) == min(mean, len(whole))
+    text = ShardedText(text.shards, 0)
+    monkeypatch.setattr(type(text.shards), "tokens", lambda self, split: 5 * 20)
+    np.testing.assert_array_equal(text.valid, whole[:20])
+    assert text.valid_tokens == 20
 
 
 def test_epochs_of_several_parts_take_each_part_once():

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chi2_contingency, chisquare
 
+from paperlib import trigram
 from paperlib.trigram import TrigramLanguage
 
 READINGS = [
@@ -345,3 +346,32 @@ def test_bad_arguments_are_refused(call, text):
 def test_a_seed_for_sampling_is_required():
     with pytest.raises(TypeError, match="seed"):
         TrigramLanguage(n_words=8).sample(1)
+
+
+def test_a_large_vocabularys_first_words_are_summed_once_and_as_a_small_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path))
+    n_words = 2500
+    language = TrigramLanguage(seed=3, n_words=n_words)
+    with monkeypatch.context() as patch:  # as for a small one
+        patch.setattr(trigram, "_TABLE", n_words**2)
+        direct = TrigramLanguage(seed=3, n_words=n_words).log_prob(np.arange(1, 41)[:, None])
+    assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(language.log_prob(np.arange(1, 41)[:, None]), direct)
+
+    again = TrigramLanguage(seed=3, n_words=n_words)
+    with monkeypatch.context() as patch:
+        summed = []
+        norms = again._norms
+        patch.setattr(again, "_norms", lambda *own: summed.append(own[0].size) or norms(*own))
+        sentences = np.array([[5, 9, 2400], [1, 2, 3]])
+        expected = language.log_prob(sentences)
+        np.testing.assert_array_equal(again.log_prob(sentences), expected)
+        assert max(summed) < n_words
+    probs = [language.next_word_probs(0, 0)[4], language.next_word_probs(0, 5)[8]]
+    np.testing.assert_allclose(np.exp(expected[0, :2]), probs)
+
+    for other in (4, 3):
+        options = {"seed": other, "n_words": n_words, "start": 3 if other == 4 else 2}
+        other = TrigramLanguage(**options).log_prob(np.arange(1, 41)[:, None])
+        assert not np.array_equal(other, direct)
+    assert len(list(tmp_path.rglob("*.npy"))) == 3

@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 
 import pytest
 from conftest import CHECKOUT, launch_job
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+from snakemake_executor_plugin_slurm.utils import set_gres_string
 
 from paperlib import notebooks, settings
 from paperlib.reporting import cells
@@ -102,8 +105,19 @@ def test_slurm_executor_lists_the_jobs(dry_run):
     }
 
 
-def test_slurm_starts_section_4_3_on_several_machines(fresh_project):
-    options = ["--profile", str(CHECKOUT / "workflow/slurm"), "--dry-run", "--printshellcmds"]
+@pytest.fixture
+def job_on_two_machines(fresh_project, tmp_path):
+    """Resources and command of section 4.3 on 2 × 8 GPUs, as the page on clusters has it."""
+    profile = tmp_path / "slurm"
+    profile.mkdir()
+    text = (CHECKOUT / "workflow/slurm/config.yaml").read_text(encoding="utf-8")
+    (before,) = re.findall(r"^  large:\n    gpu: 1\n", text, re.MULTILINE)
+    page = (CHECKOUT / "docs/cluster.md").read_text(encoding="utf-8")
+    instead = "gres: gpu:8"
+    assert f"`{instead}`" in page
+    text = text.replace(before, f"  large:\n    {instead}\n")
+    (profile / "config.yaml").write_text(text, encoding="utf-8")
+    options = ["--profile", str(profile), "--dry-run", "--printshellcmds"]
     config = ["--config", "profile=paper", "processes=8", "machines=2"]
     command = [sys.executable, "-m", "snakemake", "large", *options, *config]
     where = ["--directory", str(fresh_project), "--snakefile", str(CHECKOUT / "Snakefile")]
@@ -115,10 +129,34 @@ def test_slurm_starts_section_4_3_on_several_machines(fresh_project):
         check=True,
     )
     listed = run.stdout + run.stderr
-    assert re.search(r"mpi=srun.*nodes=2.*tasks=2", listed)
-    started = re.search(r"srun --ntasks-per-node=1 (.* -m paperlib large .*)", listed).group(1)
+    pairs = re.search(r"^    resources: (.*)$", listed, re.MULTILINE).group(1).split(", ")
+    found = dict(pair.split("=", 1) for pair in pairs)
+    resources = {name: int(v) if v.isdecimal() else v for name, v in found.items()}
+    return resources, re.search(r"srun .* -m paperlib large .*", listed).group()
+
+
+def test_slurm_starts_section_4_3_on_several_machines(job_on_two_machines):
+    _, started = job_on_two_machines
+    assert started.startswith("srun --ntasks-per-node=1 --kill-on-bad-exit=1 ")
     assert "--processes 8 --machines 2 --meet" in started
     assert 'scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):29400"' in started
+
+
+class Resources(dict):
+    """Resources of a job, as Snakemake's executors read them."""
+
+    __getattr__ = dict.__getitem__
+
+
+def test_slurm_gives_each_machine_its_gpus_and_one_task(job_on_two_machines):
+    """What the executor itself submits."""
+    resources, _ = job_on_two_machines
+    job = types.SimpleNamespace(resources=Resources(resources), threads=4)
+    names = ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir")
+    submitted = get_submit_command(job, dict.fromkeys(names, "")) + set_gres_string(job)
+    options = set(submitted.split())
+    assert {"--nodes=2", "--ntasks=2", "--gres=gpu:8", "--cpus-per-task=4"} <= options
+    assert not re.search(r"--gpus|per-gpu", submitted)
 
 
 def test_slurm_gives_a_gpu_to_all_that_loads_trainings():

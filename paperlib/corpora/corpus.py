@@ -49,6 +49,14 @@ class Corpus:
 
     parts_at_once: ClassVar[int] = 1
 
+    def part_of(self, number: int) -> int:
+        """Which part of the training text comes as the one of this number: there is one."""
+        return 0
+
+    def part_tokens(self, number: int) -> int:
+        """Number of tokens of the training text."""
+        return len(self.train)
+
     def train_part(self, number: int) -> np.ndarray:
         """Token ids of a part of the training text: all of it, the same every time."""
         return self.train
@@ -81,15 +89,23 @@ class Corpus:
 def streams(tokens: np.ndarray, number: int) -> np.ndarray:
     """``tokens`` ``(N,)`` as ``number`` streams B side by side: ``(n, B)``, n = N // B.
 
-    Each column is continuous text; what does not fill a last row is left out.
+    Each column is continuous text; what does not fill a last row is left out. Raises what
+    :func:`steps_of_streams` does.
+    """
+    steps = steps_of_streams(len(tokens), number)
+    return tokens[: steps * number].reshape(number, steps).T
+
+
+def steps_of_streams(tokens: int, number: int) -> int:
+    """n of :func:`streams`.
 
     Raises :class:`CorpusError` where a stream would have fewer than two steps, one to read and
     one to predict.
     """
-    steps = len(tokens) // number
+    steps = tokens // number
     if steps < 2:
         raise CorpusError(
-            f"a text of {len(tokens)} tokens is too short for a batch of {number} streams, which "
+            f"a text of {tokens} tokens is too short for a batch of {number} streams, which "
             f"takes at least {2 * number}; choose a smaller batch or a longer text"
         )
-    return tokens[: steps * number].reshape(number, steps).T
+    return steps

@@ -5,9 +5,14 @@ output weights W_b ``(V_b, d_b)``; in the matrix of all words these are blocks o
 all else is zero. Two readings of what they are multiplied with:
 
 - *slices*: the last layer's output is cut into slices of d_b units, one for each block, as in
-  Chen et al.; the d_b add up to the layer's units. This is the default: it is what the paper cites.
+  Chen et al.; the d_b add up to the layer's units.
 - *projected*: z_b = A_b h, so that each block reads all of the output, at the cost of the
-  projections A_b ``(d_b, H)``.
+  projections A_b ``(d_b, H)``, as in the adaptive softmax (Grave et al., 2017, "Efficient softmax
+  approximation for GPUs").
+
+The default is *slices*: the paper cites Chen et al. and names no projections, and blocks from 150
+to 16 units that add up to its 500 are easily had. What speaks for *projected*: of the output, a
+slice leaves 16 units to tell the rarest words apart, where a projection can draw on all 500.
 
 Shapes as in :mod:`paperlib.models.heads`.
 """

@@ -5,8 +5,10 @@ if there is any. Which split a document belongs to is a seeded hash of its bytes
 document goes to the same split wherever it stands.
 """
 
+import codecs
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,17 +58,29 @@ class Segment:
 
 
 def text_files(folder: Path) -> list[Path]:
-    """All text files below ``folder``, by their path.
+    """All text files below ``folder``, by their path; links are followed, each folder read once.
 
     Raises :class:`TextError` where there is no such folder or no text in it.
     """
     if not folder.is_dir():
         raise TextError(f"there is no folder {folder}")
-    found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+    found = sorted(path for path in _files(folder) if path.suffix in SUFFIXES)
     if not found:
         kinds = ", ".join(SUFFIXES)
         raise TextError(f"{folder} has no text: no file in it ends with {kinds}")
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    known = set()
+    for here, below, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in known:
+            below.clear()
+            continue
+        known.add(real)
+        below.sort()
+        yield from (path for name in names if (path := Path(here, name)).is_file())
 
 
 def segments(paths: list[Path], size: int) -> list[Segment]:
@@ -153,11 +167,13 @@ def _texts(segment: Segment) -> Iterator[tuple[bytes, int]]:
     with pa.OSFile(str(segment.path)) as raw:
         raw.seek(segment.start)
         file = raw if kind is None else pa.CompressedInputStream(raw, kind)
-        begins, rest = segment.start, b""
+        begins, rest, mark = segment.start, b"", codecs.BOM_UTF8
         left = math.inf if segment.stop is None else segment.stop - segment.start
         while read := file.read(min(PIECE, left)):
             left -= len(read)
             text = rest + read
+            if begins == 0 and text.startswith(mark):
+                text, begins = text[len(mark) :], len(mark)
             ends = (found.end() for found in BREAK.finditer(text))
             end = max(ends, default=0) or text.rfind(b"\n") + 1 or text.rfind(b" ") + 1
             yield text[:end], begins

@@ -15,7 +15,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from paperlib import paths
-from paperlib.checkpoints import write_atomically
+from paperlib.files import write_atomically
 from paperlib.shards.documents import TextError
 
 

@@ -3,28 +3,31 @@
 Two passes. The first reads the text, numbers its words and counts them; the second turns the
 numbers into ids of the vocabulary. Each works on groups of about ``part_bytes``, a stretch of a
 file or some small files, and keeps what it made of each, so that an interrupted run goes on with
-the next; the result does not depend on the number of processes. For a time, as much disk is taken
-again as the shards take in the end.
+the next; the result does not depend on the number of processes. A compressed file is a group of its
+own, however long, and so is drafted and counted some ``DRAFT`` bytes of text at a time. Until all
+is done, drafts and counts take more disk than the shards do in the end.
 """
 
 import hashlib
 import json
 import multiprocessing
+import shutil
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain
+from itertools import chain, islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow as pa
 from filelock import FileLock
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from paperlib import paths
-from paperlib.checkpoints import load_json, save_json, write_atomically
+from paperlib.files import load_json, write_atomically, write_json
+from paperlib.lifetime import end_with
 from paperlib.progress import bar
 from paperlib.settings import Count, Settings
 from paperlib.shards import words
@@ -39,10 +42,21 @@ from paperlib.shards.documents import (
     split_of,
     text_files,
 )
-from paperlib.shards.draft import Draft
+from paperlib.shards.draft import Draft, Piece
 from paperlib.shards.parts import Shards
-from paperlib.shards.vocabulary import save_counts, vocabulary_of
+from paperlib.shards.vocabulary import (
+    FAN_IN,
+    FIRST,
+    counts_of,
+    merge,
+    more,
+    save_counts,
+    vocabulary_of,
+)
 from paperlib.threads import cores
+
+DRAFT = 4_000_000
+"""Bytes of text, at most, whose words are held at once."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -55,11 +69,18 @@ class TextSettings(Settings):
     tokens: Literal["words", "whitespace"] = "words"
     part_bytes: Count = 20_000_000
     """Text of a part: the paper's 20 MB."""
-    valid: Share = 0.025
-    test: Share = 0.025
+    valid: Share = 0.001
+    test: Share = 0.001
+    """Shares of the documents that are held out."""
     seed: Annotated[int, Field(ge=0)] = 0
     damaged: Literal["fatal", "skip"] = "fatal"
     """What to do about a file that cannot be read: stop, or leave all of it out and say so."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self):
+        if self.valid + self.test >= 1:
+            raise ValueError("the shares of validation and test text leave nothing to train on")
+        return self
 
 
 def prepare(folder: Path, settings: TextSettings, processes: int | None = None) -> Shards:
@@ -77,6 +98,8 @@ def prepare(folder: Path, settings: TextSettings, processes: int | None = None) 
     made.mkdir(parents=True, exist_ok=True)
     with FileLock(made / "lock"):
         if not (made / "index.json").is_file():
+            for unfinished in made.rglob(".*.tmp"):  # of a process that was killed
+                unfinished.unlink()
             _Preparation(folder, files, settings, made, processes or cores()).run()
     return Shards(made)
 
@@ -87,24 +110,25 @@ class _Preparation:
     ):
         self.folder, self.settings, self.made, self.processes = folder, settings, made, processes
         self.groups = groups(segments(files, settings.part_bytes), settings.part_bytes)
-        self.partitions = min(4096, max(16, len(self.groups) // 16))
         self.left_out: dict[str, str] = {}
 
     def run(self) -> None:
         """Both passes, then the index that says they are done."""
         every = range(len(self.groups))
-        self._over_groups("counting words", "_count", every)
-        for number in every:
-            self.left_out |= load_json(self._file("counts", number, "json"))
-        whole = [
-            number
-            for number in every
-            if any(self._name(segment) not in self.left_out for segment in self.groups[number])
-        ]
+        # Whole compressed files can be long: they start first.
+        self._over("counting words", "_count", sorted(every, key=self._length, reverse=True))
+        records = [load_json(self._record("counts", number)) for number in every]
+        for record in records:
+            self.left_out |= record["left_out"]
+        whole = [number for number in every if self._readable(number, self.left_out)]
         if not whole:
             raise TextError(f"no file in {self.folder} can be read to its end")
-        counts = [self._file("counts", number) for number in whole]
-        listed = vocabulary_of(counts, self.settings.vocabulary, self.partitions)
+        counts = [
+            self._counts(number, draft)
+            for number in whole
+            for draft in range(records[number]["drafts"])
+        ]
+        listed = vocabulary_of(*self._few(counts), self.settings.vocabulary) if counts else []
         if len(listed) < 3:
             raise TextError(f"the training documents in {self.folder} have no words")
         self.vocabulary = words.Vocabulary(listed)
@@ -112,9 +136,9 @@ class _Preparation:
         write_atomically(
             self.made / "vocabulary.txt", lambda file: file.write_text(text, encoding="utf-8")
         )
-        self._over_groups("writing ids", "_encode", whole)
-        parts = [load_json(self._file("parts", number, "json")) for number in whole]
-        save_json(
+        self._over("writing ids", "_encode", whole)
+        parts = [load_json(self._record("parts", number)) for number in whole]
+        write_json(
             self.made / "index.json",
             {
                 "settings": self.settings.model_dump(),
@@ -124,61 +148,93 @@ class _Preparation:
                 },
             },
         )
+        shutil.rmtree(self.made / "counts")
 
-    def _over_groups(self, title: str, work: str, chosen: Sequence[int]) -> None:
-        processes = min(self.processes, len(chosen))
+    def _few(self, files: list[Path]) -> tuple[list[Path], int]:
+        """Counts merged until they are ``FAN_IN`` files at most, and their partitions."""
+        partitions, level = FIRST, 0
+        while len(files) > FAN_IN:
+            level += 1
+            jobs = [
+                (files[start : start + FAN_IN], self.made / f"counts/{level}/{start}", partitions)
+                for start in range(0, len(files), FAN_IN)
+            ]
+            self._over("adding up", "_merge", jobs)
+            files, partitions = [path for _, path, _ in jobs], more(partitions)
+        return files, partitions
+
+    def _over(self, title: str, work: str, jobs: Sequence) -> None:
+        processes = min(self.processes, len(jobs))
         if processes <= 1:
-            for number in bar(chosen, total=len(chosen), title=title):
-                getattr(self, work)(number)
+            for one in bar(jobs, total=len(jobs), title=title):
+                getattr(self, work)(one)
             return
         # Not forked from this process, which has threads, but from one that only has the modules.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        pool = ProcessPoolExecutor(processes, context, _begin, (self,))
+        # Its processes end when this end of the pipe is closed, as it is when this process ends.
+        theirs, ours = context.Pipe(duplex=False)
+        pool = ProcessPoolExecutor(processes, context, _begin, (self, theirs))
         try:
-            # Whole compressed files can be long: they start first.
-            longest_first = sorted(chosen, key=self._length, reverse=True)
-            running = [pool.submit(_work, work, number) for number in longest_first]
-            for done in bar(as_completed(running), total=len(running), title=title):
-                done.result()
+            _all_done(pool, work, jobs, 2 * processes, title)
         except BrokenProcessPool:
             raise TextError(
                 "a process that read the text was ended, most often because the memory ran out; "
                 "what is done stays, and the next start goes on from there"
             ) from None
         finally:
+            ours.close()
             pool.shutdown(cancel_futures=True)
+            theirs.close()
 
     def _count(self, number: int) -> None:
-        record = self._file("counts", number, "json")
+        record = self._record("counts", number)
         if record.is_file():
             return
         left_out: dict[str, str] = {}
         while True:
-            readable = [one for one in self.groups[number] if self._name(one) not in left_out]
             try:
-                counts = self._draft(number).write(self._words(readable))
+                drafts = self._write_drafts(number, self._readable(number, left_out))
                 break
             except DamagedFile as error:
                 if self.settings.damaged == "fatal":
                     raise
                 left_out[str(error.path.relative_to(self.folder))] = str(error)
-        save_counts(self._file("counts", number), counts, self.partitions)
-        save_json(record, left_out)
+        write_json(record, {"drafts": drafts, "left_out": left_out})
+
+    def _write_drafts(self, number: int, some: Sequence[Segment]) -> int:
+        """Drafts of a group and their counts; returns how many."""
+        draft = -1
+        longest = min(DRAFT, self.settings.part_bytes)
+        for draft, few in enumerate(_in_rows(self._pieces(some), longest)):
+            counts = counts_of(*self._draft(number, draft).write(few))
+            save_counts(self._counts(number, draft), counts)
+            few.clear()  # before the next ones come
+        return draft + 1
+
+    def _merge(self, job: tuple[list[Path], Path, int]) -> None:
+        files, path, partitions = job
+        if not path.is_file():
+            merge(files, path, partitions)
 
     def _encode(self, number: int) -> None:
-        record = self._file("parts", number, "json")
+        record = self._record("parts", number)
         if record.is_file():
             return
         cutters = [Cutter(self.settings.part_bytes) for _ in SPLITS]
         entries: dict[str, list[dict]] = {split: [] for split in SPLITS}
-        for split, ids, size in self._draft(number).read(self.vocabulary.ids):
+        count = load_json(self._record("counts", number))["drafts"]
+        drafts = [self._draft(number, draft) for draft in range(count)]
+        for split, ids, size in chain.from_iterable(
+            draft.read(self.vocabulary.ids) for draft in drafts
+        ):
             for tokens in cutters[split].add(ids, size):
                 self._keep(entries, number, split, tokens)
         for split, cutter in enumerate(cutters):
             self._keep(entries, number, split, cutter.rest())
-        save_json(record, entries)
-        self._draft(number).remove()
+        write_json(record, entries)
+        for draft in drafts:
+            draft.remove()
 
     def _keep(self, entries: dict, number: int, split: int, tokens: np.ndarray) -> None:
         if not len(tokens):
@@ -189,8 +245,7 @@ class _Preparation:
         checksum = hashlib.sha256(tokens.astype("<u4").tobytes()).hexdigest()
         entries[name].append({"file": file, "tokens": len(tokens), "sha256": checksum})
 
-    def _words(self, some: Sequence[Segment]) -> Iterator[tuple[int, pa.DictionaryArray, int]]:
-        """Words of segments piece by piece, each with its split and its bytes of text."""
+    def _pieces(self, some: Sequence[Segment]) -> Iterator[Piece]:
         shares = self.settings.valid, self.settings.test
         for documents in chain.from_iterable(map(pieces, some)):
             by_split: list[list[bytes]] = [[] for _ in SPLITS]
@@ -198,19 +253,27 @@ class _Preparation:
                 by_split[split_of(document, self.settings.seed, shares)].append(document)
             for split, own in enumerate(by_split):
                 if own:
-                    yield split, words.words_of(own, self.settings.tokens), sum(map(len, own))
+                    found = words.words_of(own, self.settings.tokens)
+                    yield Piece(split, found, sum(map(len, own)))
 
     def _length(self, number: int) -> int:
         return sum(one.path.stat().st_size for one in self.groups[number] if one.stop is None)
 
-    def _name(self, segment: Segment) -> str:
-        return str(segment.path.relative_to(self.folder))
+    def _readable(self, number: int, left_out: dict[str, str]) -> list[Segment]:
+        return [
+            segment
+            for segment in self.groups[number]
+            if str(segment.path.relative_to(self.folder)) not in left_out
+        ]
 
-    def _draft(self, number: int) -> Draft:
-        return Draft(self.made / "draft" / f"{number:06d}")
+    def _draft(self, number: int, draft: int) -> Draft:
+        return Draft(self.made / f"draft/{number:06d}-{draft:04d}")
 
-    def _file(self, kind: str, number: int, suffix: str = "arrow") -> Path:
-        return self.made / kind / f"{number:06d}.{suffix}"
+    def _counts(self, number: int, draft: int) -> Path:
+        return self.made / f"counts/{number:06d}-{draft:04d}.arrow"
+
+    def _record(self, kind: str, number: int) -> Path:
+        return self.made / f"{kind}/{number:06d}.json"
 
 
 class Cutter:
@@ -241,14 +304,45 @@ _mine: "_Preparation"
 """In a process of the pool, what it works on."""
 
 
-def _begin(preparation: "_Preparation") -> None:
+def _begin(preparation: "_Preparation", connection: Connection) -> None:
     global _mine
     _mine = preparation
+    end_with(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to stop
 
 
-def _work(work: str, number: int) -> None:
-    getattr(_mine, work)(number)
+def _work(work: str, one) -> None:
+    getattr(_mine, work)(one)
+
+
+def _all_done(
+    pool: ProcessPoolExecutor, work: str, jobs: Sequence, at_once: int, title: str
+) -> None:
+    """Wait for all ``jobs``, of which no more are handed out than are soon begun."""
+    waiting, running = iter(jobs), set()
+    with bar(total=len(jobs), title=title) as steps:
+        while True:
+            few = islice(waiting, at_once - len(running))
+            running |= {pool.submit(_work, work, one) for one in few}
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for one in done:
+                one.result()
+                steps.update()
+
+
+def _in_rows(some: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
+    """Pieces that are some ``size`` bytes of text together."""
+    row, room = [], size
+    for piece in some:
+        row.append(piece)
+        room -= piece.size
+        if room <= 0:
+            yield row
+            row, room = [], size
+    if row:
+        yield row
 
 
 def _state(path: Path) -> list[int]:

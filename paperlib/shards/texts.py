@@ -17,6 +17,9 @@ from paperlib.trigram import TrigramLanguage
 class ShardedText:
     """Parts of shards, each pass over them in another order.
 
+    The validation text is read after every epoch, so no more of it is taken, from its beginning,
+    than the training parts of an epoch have tokens on average.
+
     Raises :class:`~paperlib.shards.documents.TextError` where a split has no text.
     """
 
@@ -26,6 +29,7 @@ class ShardedText:
         self.shards, self.seed, self.parts_at_once = shards, seed, parts_at_once
         self.n_words = len(shards.words())
         self._parts = shards.parts("train")
+        self._orders: dict[int, np.ndarray] = {}
         for split in SPLITS:
             if not shards.tokens(split):
                 raise TextError(
@@ -33,24 +37,45 @@ class ShardedText:
                     "there are too few for the share that it gets"
                 )
 
-    def train_part(self, number: int) -> np.ndarray:
-        """``(N,)`` ids of a part, on the disk; they are counted on from pass to pass."""
+    def part_of(self, number: int) -> int:
+        """Which part comes as the one of this number; they are counted on from pass to pass."""
         passed, at = divmod(number, len(self._parts))
-        order = np.random.default_rng([self.seed, passed]).permutation(len(self._parts))
-        return self._parts[order[at]].ids()
+        if passed not in self._orders:
+            drawn = np.random.default_rng([self.seed, passed]).permutation(len(self._parts))
+            self._orders = {passed: drawn}
+        return int(self._orders[passed][at])
+
+    def part_tokens(self, number: int) -> int:
+        """N of :meth:`train_part`, without fetching it."""
+        return self._parts[self.part_of(number)].tokens
+
+    def train_part(self, number: int) -> np.ndarray:
+        """``(N,)`` ids of a part, on the disk."""
+        return self._parts[self.part_of(number)].ids()
+
+    @property
+    def valid_tokens(self) -> int:
+        """How many tokens of the validation text are taken."""
+        of_epoch = self.parts_at_once * self.shards.tokens("train") // len(self._parts)
+        return min(of_epoch, self.shards.tokens("valid"))
 
     @cached_property
     def valid(self) -> np.ndarray:
         """``(N,)`` ids of the validation text."""
-        return self._all("valid")
+        return self._first("valid", self.valid_tokens)
 
     @cached_property
     def test(self) -> np.ndarray:
         """``(N,)`` ids of the test text."""
-        return self._all("test")
+        return self._first("test", self.shards.tokens("test"))
 
-    def _all(self, split: str) -> np.ndarray:
-        return np.concatenate([part.ids() for part in self.shards.parts(split)])
+    def _first(self, split: str, tokens: int) -> np.ndarray:
+        parts = []
+        for part in self.shards.parts(split):
+            if tokens > 0:
+                parts.append(part.ids()[:tokens])
+                tokens -= part.tokens
+        return np.concatenate(parts)
 
 
 class SyntheticText:
@@ -77,6 +102,14 @@ class SyntheticText:
         self.n_words = language.n_words + 1
         self.parts_at_once = parts_at_once
         self._sizes = {"train": part, "valid": valid, "test": test}
+
+    def part_of(self, number: int) -> int:
+        """Which part comes as the one of this number: itself."""
+        return number
+
+    def part_tokens(self, number: int) -> int:
+        """N of :meth:`train_part`."""
+        return self._sizes["train"] * (self.length + 1)
 
     def train_part(self, number: int) -> np.ndarray:
         """``(N,)`` ids of a part: sentences that no other part has a hand in."""

@@ -37,13 +37,13 @@ class Vocabulary:
 
     def __init__(self, words: Sequence[str]):
         self.words = list(words)
-        self._ids = {word: number for number, word in enumerate(self.words)}
-        self._unknown = self._ids[UNKNOWN]
+        self._listed = pa.array(self.words, pa.large_string())
+        self._unknown = self.words.index(UNKNOWN)
 
     def __len__(self) -> int:
         return len(self.words)
 
-    def ids(self, words: Sequence[str]) -> np.ndarray:
+    def ids(self, words: pa.Array) -> np.ndarray:
         """The id of each word, ``(N,)`` uint32."""
-        known = [self._ids.get(word, self._unknown) for word in words]
-        return np.array(known, dtype=np.uint32)
+        known = pc.index_in(words, self._listed).fill_null(self._unknown)
+        return known.to_numpy().astype(np.uint32)

@@ -1,0 +1,42 @@
+"""Files that are written whole or not at all; for processes that do without PyTorch, too."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read; the message is one sentence for the user."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a file beside ``path`` and move it there: all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    """Write ``value`` as JSON, atomically."""
+    text = json.dumps(value, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def load_json(path: Path):
+    """Read JSON; :class:`CheckpointError` names a file that is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What to raise when ``error`` came of reading ``path``."""
+    return CheckpointError(
+        f"{path} cannot be read ({type(error).__name__}); delete its folder to compute it again"
+    )

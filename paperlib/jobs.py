@@ -1,0 +1,79 @@
+"""What the parts of the job share: how they end, and the last words that they leave."""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from paperlib.notebooks import UsageError
+
+INTERRUPTED = 130
+"""Exit code of what the user stopped."""
+
+
+def in_processes(
+    arguments: list[str], report: Path | None, processes: int, machines: int, meet: str
+) -> int:
+    """``python -m paperlib`` with ``arguments`` in so many processes; returns the exit code."""
+    host, _, port = meet.rpartition(":")
+    if machines > 1 and (host in ("", "localhost", "127.0.0.1") or port in ("", "0")):
+        raise UsageError(
+            f"--machines {machines} takes --meet HOST:PORT too, the same on all of them: the name "
+            "of one of them, and a port that is free there."
+        )
+    from paperlib import processes as together
+
+    started = time.time()
+    try:
+        together.run(arguments, processes, machines, meet)
+    except together.ProcessesError as error:
+        if error.traceback:
+            print(error.traceback, file=sys.stderr)
+        # Of several machines with one report, the one where it began says what it was.
+        if error.follows and report and report.exists() and report.stat().st_mtime >= started:
+            return 1
+        return fail(str(error), report)
+    return 0
+
+
+def job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
+    """Write what ``compute`` returns to ``output``, or why it failed; returns the exit code."""
+    from paperlib.checkpoints import CheckpointError
+    from paperlib.distributed import Reported
+    from paperlib.hardware import HardwareError
+    from paperlib.training import TrainingError
+
+    try:
+        result = compute()
+    except UsageError as error:
+        return fail(str(error), report)
+    except (HardwareError, TrainingError, CheckpointError) as error:
+        return fail(f"{error}.", report)
+    except Reported:
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        return fail(f"{what} failed.\n{type(error).__name__}: {error}", report)
+    if result is not None:  # of several processes, only the first one has something to write
+        write(output, json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def fail(message: str, report: Path | None) -> int:
+    """Put ``message`` into the file ``report``, for whoever waits for it, or on the screen."""
+    if report:
+        write(report, message + "\n")
+    else:
+        print(message, file=sys.stderr)
+    return 1
+
+
+def write(path: Path, text: str) -> None:
+    """Put ``text`` into a file, all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
