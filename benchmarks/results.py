@@ -119,9 +119,8 @@ def in_words(ratio: float) -> str:
 def alternatives(table: pd.DataFrame) -> pd.DataFrame:
     """All rows but ours, with the row of the plot, ``at``, and the ``kind`` of alternative."""
     parts = []
-    for at, (_, case) in enumerate(table.groupby(["subject", "shape"], sort=False)):
-        if len(case) == 1:
-            continue
+    cases = [case for _, case in table.groupby(["subject", "shape"], sort=False) if len(case) > 1]
+    for at, case in enumerate(cases):
         usual = case["way"].iloc[1]
         names = {usual: USUAL, usual + FLOAT32: USUAL_IN_FLOAT32}
         kinds = case["way"].map(lambda way, names=names: names.get(way, way))
