@@ -48,6 +48,14 @@ class RandomText:
     eos: int = 0
     parts_at_once: int = 1
 
+    def part_of(self, number: int) -> int:
+        """The only one."""
+        return 0
+
+    def part_tokens(self, number: int) -> int:
+        """All of it."""
+        return len(self.train)
+
     def train_part(self, number: int) -> np.ndarray:
         """All of it."""
         return self.train

@@ -302,7 +302,8 @@ def memory(network: Network, words: Sequence[int], tokens: int, *, mixed: bool =
 
     The weights of q_0, and weights and gradients of r; log q_0 of every word and, block by block, a
     copy that the gradient needs; of each block, what the head keeps of its sum over the words, at
-    most ``KEEP`` bytes; and what the gradient needs of embedding and layers.
+    most ``KEEP`` bytes; and what the gradient needs of embedding and layers. Not in it is what a
+    process takes for itself and its text, some 0.15 GB.
     """
     kept = sum(min(KEEP, (2 if mixed else 4) * tokens * size) for size in words)
     of_token = network.embedding + sum(10 * units for units in network.hidden)

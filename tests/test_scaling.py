@@ -84,7 +84,7 @@ def test_a_plan_that_the_training_would_refuse_is_none(number, streams):
 
 @pytest.mark.slow
 def test_memory_of_a_step_in_a_fresh_process(tmp_path):
-    """Of a network whose weights and sums over the words are what counts."""
+    """Within a factor of two where, as here, what a process takes for itself is not yet little."""
     text = (paths.PROFILES / "quick.toml").read_text(encoding="utf-8")
     profile = tmp_path / "own.toml"
     large = text[text.index("[large]") :].replace("words = 10000", "words = 30000")
@@ -101,7 +101,7 @@ def test_memory_of_a_step_in_a_fresh_process(tmp_path):
     network, words = scaling._network(str(profile))
     predicted = scaling.memory(network, words, found["tokens"], mixed=found["mixed"])
     assert predicted > 0.2e9
-    assert found["memory"] - found["base"] == pytest.approx(predicted, rel=0.25)
+    assert 0.5 < (found["memory"] - found["base"]) / predicted < 2
 
 
 def rows(**columns):
