@@ -132,6 +132,7 @@ class Trainer:
         self.last_loss = math.nan
         """Mean loss per token of the last batch whose measures have been looked at."""
 
+    @torch.enable_grad()  # what reads without gradients may find that a training is missing
     def run(self) -> Progress:
         """Train to the end, from the checkpoint if there is one.
 

@@ -83,6 +83,13 @@ def test_measures_are_found_again(tmp_path):
         measures.load_measures(tmp_path)
 
 
+def test_no_row_is_cut_where_a_notebook_shows_them(tmp_path):
+    many = {f"name.{number}": Estimate.single(number + 0.25) for number in range(100)}
+    shown = measures.save_measures(tmp_path, "03", many, paper_size=True).to_html()
+    assert all(name in shown for name in many)
+    assert "50.25" in shown
+
+
 def test_what_has_the_papers_size():
     paper_profile, quick = load("paper"), load("quick")
     assert measures.synthetic_at_paper_size(paper_profile.synthetic)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from paperlib.corpus_study import CorpusStudy
 from paperlib.estimates import LIMITED, Estimate, estimate, interval, over_seeds, resampled_sums
@@ -33,8 +34,8 @@ ORDER = ("true", "initial_ftd", "initial", "perturbed_ftd", "perturbed")
 
 def save_measures(
     folder: Path, number: str, measures: Mapping[str, Estimate], *, paper_size: bool
-) -> pd.DataFrame:
-    """Write ``measures_NN`` and return it: one row a measure, by ``measure``.
+) -> Styler:
+    """Write ``measures_NN`` and return it, every row to be shown: one a measure, by ``measure``.
 
     ``paper_size`` is whether data and network have the paper's size, so that values themselves,
     and not only their differences, can be held against the paper's.
@@ -45,7 +46,7 @@ def save_measures(
     for column in ("value", "low", "high", "sd"):
         shown[column] = shown[column].map("{:.5g}".format).replace("nan", "")
     save_table(folder, f"measures_{number}", table, title="Measures for the ledger", shown=shown)
-    return shown
+    return shown.style.hide(axis="index")  # a plain table is cut where it is long
 
 
 def load_measures(folder: Path) -> dict[str, dict]:
