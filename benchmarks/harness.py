@@ -4,6 +4,10 @@ A *case* is one piece of work in several *ways*; the first is the library's, the
 people would use instead. A first call of each way does not count: it finds no buffers and compiles
 what is to be compiled. Then calls of all ways alternate, so that a busy moment of the machine hits
 each alike. Peak memory is taken in a fresh process (on a GPU: by its allocator).
+
+All ways share a process that keeps the memory it frees (:func:`paperlib.hardware.keep_memory`), so
+that they differ by their arithmetic alone. People's own scripts do not do that: on a CPU the usual
+way is timed a second time, in the same turns, in a process that leaves the C library as it is.
 """
 
 import ctypes
@@ -12,9 +16,11 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -27,6 +33,9 @@ PRECISIONS = (False, True) if hardware.precision("auto") == "mixed" else (False,
 
 LEAST = 3
 """Calls of each way that are timed."""
+
+AS_PEOPLE_RUN_IT = ", as people run it"
+"""What the name of the usual way ends in where the process has its memory by default settings."""
 
 
 @dataclass(frozen=True)
@@ -151,19 +160,27 @@ def seconds(call: Callable[[], object]) -> float:
 def compare(benchmark: Benchmark, of: Machine, repeats: int | None = None) -> list[dict]:
     """One row a way: times, memory, ratios to the library's way, share of the floor, and commit."""
     case = benchmark.case()
-    times = alternating(case, repeats or benchmark.repeats, benchmark.warm_up)
+    own, *others = case.ways
+    timers = {name: partial(seconds, way) for name, way in case.ways.items()}
+    elsewhere = nullcontext()
+    if others and _pages_cost(case):
+        elsewhere = in_its_own_process(benchmark, others[0])
+    with elsewhere as timer:
+        if timer:
+            timers[others[0] + AS_PEOPLE_RUN_IT] = timer
+        times = alternating(timers, repeats or benchmark.repeats, benchmark.warm_up)
     memory = peaks(benchmark, case)
-    own = next(iter(case.ways))
     commit = paths.commit()
     rows = []
-    for way, runs in times.items():
+    for name, runs in times.items():
+        way = name.removesuffix(AS_PEOPLE_RUN_IT)
         median = statistics.median(runs)
         floor = of.floor(case.work_of.get(way, case.work))
         rows.append(
             {
                 "subject": benchmark.subject,
                 "shape": benchmark.shape,
-                "way": way,
+                "way": name,
                 "median_s": median,
                 "min_s": min(runs),
                 "max_s": max(runs),
@@ -179,16 +196,58 @@ def compare(benchmark: Benchmark, of: Machine, repeats: int | None = None) -> li
     return rows
 
 
-def alternating(case: Case, repeats: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """Times of all ways, turn by turn, each after one call that does not count."""
+def alternating(
+    timers: dict[str, Callable[[], float]], repeats: int, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """What all timers say, turn by turn, each after one call that does not count."""
     if warm_up:
-        for way in case.ways.values():
-            way()
-    times: dict[str, list[float]] = {name: [] for name in case.ways}
+        for timer in timers.values():
+            timer()
+    times: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(max(LEAST, repeats)):
-        for name, way in case.ways.items():
-            times[name].append(seconds(way))
+        for name, timer in timers.items():
+            times[name].append(timer())
     return times
+
+
+@contextmanager
+def in_its_own_process(benchmark: Benchmark, way: str) -> Iterator[Callable[[], float]]:
+    """A timer of one way in a fresh process, which has as many threads and no setting of memory."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    arguments = (benchmark, way, torch.get_num_threads(), there)
+    process = context.Process(target=_time_when_asked, args=arguments, daemon=True)
+    process.start()
+    there.close()  # so that its end is noticed here
+
+    def timer() -> float:
+        try:
+            here.send(True)
+            return here.recv()
+        except (EOFError, OSError):
+            raise RuntimeError(f"timing {benchmark.subject} in a process failed") from None
+
+    try:
+        yield timer
+    finally:
+        here.close()
+        process.join()
+
+
+def _time_when_asked(benchmark: Benchmark, way: str, threads: int, asked: Connection) -> None:
+    torch.set_num_threads(threads)
+    call = benchmark.case().ways[way]
+    while True:
+        try:
+            asked.recv()
+        except EOFError:
+            return
+        asked.send(seconds(call))
+
+
+def _pages_cost(case: Case) -> bool:
+    """Whether the case works on tensors in memory that the C library manages."""
+    return not (case.numpy_only or torch.cuda.is_available())
 
 
 def peaks(benchmark: Benchmark, case: Case) -> dict[str, float]:
