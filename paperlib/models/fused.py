@@ -66,7 +66,7 @@ def _kept_rows(ctx, entries: int, latents: Tensor, with_gradient: bool) -> int:
 def _refuse_second_backward(ctx) -> None:
     # Gradients are on here only for ``create_graph``. PyTorch's once_differentiable would let that
     # pass where the gradient from outside is a constant, and the second derivative would be zero.
-    if torch.is_grad_enabled() or (ctx.keeps and not ctx.kept):
+    if torch.is_grad_enabled() or ctx.kept is None:
         raise RuntimeError("a sum over the vocabulary can be differentiated only once")
 
 
@@ -93,6 +93,23 @@ class _OutputGradient:
         return self.sum[:, : self.units], self.sum[:, self.units]
 
 
+class _Logits:
+    """W z + b of one chunk after the other, in one buffer unless in another that is given."""
+
+    def __init__(self, latents: Tensor, embedding: Tensor, bias: Tensor, chunks: list[slice]):
+        self.arguments = latents, embedding.T, bias
+        self.shape = max(part.stop - part.start for part in chunks), len(bias)
+        self.buffer = None
+
+    def __call__(self, part: slice, out: Tensor | None = None) -> Tensor:
+        latents, embedding, bias = self.arguments
+        if out is None:
+            if self.buffer is None:
+                self.buffer = latents.new_empty(self.shape)
+            out = self.buffer[: part.stop - part.start]
+        return torch.addmm(bias, latents[part], embedding, out=out)
+
+
 class _TargetLogSoftmax(torch.autograd.Function):
     """Without a ``target``, the normaliser alone: as if the target's logit were zero."""
 
@@ -100,17 +117,24 @@ class _TargetLogSoftmax(torch.autograd.Function):
     def forward(ctx, latents, embedding, bias, target, with_gradient: bool) -> Tensor:
         ctx.save_for_backward(latents, embedding, bias, target)
         keep = _kept_rows(ctx, len(bias), latents, with_gradient)
-        ctx.kept, values = {}, []
-        for part in _chunks(len(latents), len(bias), latents.device):
-            logits = torch.addmm(bias, latents[part], embedding.T)
+        chunks = list(_chunks(len(latents), len(bias), latents.device))
+        keep = max((part.stop for part in chunks if part.stop <= keep), default=0)
+        # One buffer for all that is kept: many of them leave a heap in pieces.
+        kept = latents.new_empty(keep, len(bias), dtype=_kept_dtype(latents))
+        in_place = kept.dtype == latents.dtype
+        logits_of = _Logits(latents, embedding, bias, chunks)
+        totals, values = latents.new_empty(len(latents)), []
+        for part in chunks:
+            is_kept = part.stop <= keep
+            logits = logits_of(part, kept[part] if is_kept and in_place else None)
             of_target = 0
             if target is not None:
                 of_target = logits.gather(-1, target[part].unsqueeze(-1)).squeeze(-1)
-            largest, exponentials, total = _exponentials(logits)
-            values.append(of_target - largest - total.log())
-            if part.stop <= keep:
-                ctx.kept[part.start] = exponentials.to(_kept_dtype(latents)), total
-        ctx.keeps = bool(ctx.kept)
+            largest, exponentials, totals[part] = _exponentials(logits)
+            values.append(of_target - largest - totals[part].log())
+            if is_kept and not in_place:
+                kept[part] = exponentials
+        ctx.kept, ctx.totals = kept, totals
         return torch.cat(values)
 
     @staticmethod
@@ -122,17 +146,19 @@ class _TargetLogSoftmax(torch.autograd.Function):
         output = _OutputGradient(embedding)
         if target is not None:
             output.sum.index_add_(0, target, output.rows(latents, grad))
-        for part in _chunks(len(latents), len(bias), latents.device):
-            if part.start in ctx.kept:
-                exponentials, total = ctx.kept.pop(part.start)
-                exponentials = exponentials.to(latents.dtype)
+        chunks = list(_chunks(len(latents), len(bias), latents.device))
+        logits_of = _Logits(latents, embedding, bias, chunks)
+        for part in chunks:
+            if part.stop <= len(ctx.kept):
+                exponentials = ctx.kept[part].to(latents.dtype)
             else:
-                logits = torch.addmm(bias, latents[part], embedding.T)
-                _, exponentials, total = _exponentials(logits)
+                _, exponentials, _ = _exponentials(logits_of(part))
             # Softmax is exponentials / total; the division is left to the narrow side.
-            scale = grad[part] / total.unsqueeze(-1)
+            scale = grad[part] / ctx.totals[part].unsqueeze(-1)
             grad_latents[part] -= (exponentials @ embedding) * scale
             output.sum.addmm_(exponentials.T, output.rows(latents[part], scale), alpha=-1)
+        if len(ctx.kept):
+            ctx.kept = None
         return grad_latents, *output.parts(), None, None
 
 
@@ -198,7 +224,6 @@ class _SigmoidMixture(torch.autograd.Function):
             values.append(value)
             if part.stop <= keep:
                 ctx.kept[part.start] = gradients
-        ctx.keeps = bool(ctx.kept)
         return torch.cat(values)
 
     @staticmethod
@@ -207,9 +232,12 @@ class _SigmoidMixture(torch.autograd.Function):
         latents, log_pi, embedding, bias, log_q0 = ctx.saved_tensors
         grad_latents, grad_log_pi = torch.empty_like(latents), torch.empty_like(log_pi)
         output = _OutputGradient(embedding)
+        kept = ctx.kept
+        if kept:
+            ctx.kept = None
         for part in _chunks(len(log_q0), len(bias), latents.device, log_pi.shape[1]):
-            if part.start in ctx.kept:
-                of_logits, factor, of_log_pi = ctx.kept.pop(part.start)
+            if part.start in kept:
+                of_logits, factor, of_log_pi = kept.pop(part.start)
             else:
                 _, of_logits, factor, of_log_pi = _expectation(
                     latents[part], log_pi[part], embedding, bias, log_q0[part], True
