@@ -97,7 +97,7 @@ def draw(table: pd.DataFrame, profile: str) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("seconds on one core")
     axes.set_title(f"Profile {profile}: {table['seconds'].sum() / 60:.1f} minutes of one core")
-    axes.margins(y=0.01)
+    axes.margins(x=0.08, y=0.01)  # the longest bar's number fits
     axes.legend()
     return figure
 
