@@ -18,12 +18,13 @@ from paperlib.evaluation import finetuning_measures, perplexity
 from paperlib.losses import finetuning_loss
 from paperlib.models.stream import State, StreamModel
 from paperlib.settings import StreamTraining
-from paperlib.streams import Piece, Read, along, over_tokens, pieces
+from paperlib.streams import Piece, Read, along, equal_pieces, fixed_piece, over_tokens, pieces
 from paperlib.training import Task, TrainingError
 
 VALIDATION_STREAMS = 16
 
 _ALONE = "training with dropout runs in one process; set `regularised = false` to share it"
+_OTHER_PIECE = "a network that reads pieces of {} words is trained on such; set `bptt = {}`"
 _TOO_MANY = "a batch of {} streams cannot be shared by more processes; raise `batch_size`"
 
 
@@ -52,6 +53,9 @@ class Text(Protocol):
 class StreamTask(Task):
     """What the three tasks share: text in streams, states carried, pieces of random length.
 
+    Where the model, or one of the ``frozen`` ones beside it, remembers nothing, pieces are of one
+    length, its ``piece``, so that a word has the same context for all of them, whenever it is read.
+
     With ``training.regularised`` there is dropout, from a generator seeded by ``seed``, and the
     model's own regularisation. The streams of a batch are worked on in ``training.parts`` groups,
     one after the other, to save memory; their gradients add up to the batch's. Several processes
@@ -59,7 +63,8 @@ class StreamTask(Task):
     states of all streams, so that any number of processes goes on from it.
 
     Raises :class:`~paperlib.training.TrainingError` where processes have no stream, or would each
-    draw dropout of their own.
+    draw dropout of their own, or where ``training.bptt`` is not the models' ``piece``, and
+    :class:`ValueError` where they have different ones.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class StreamTask(Task):
         text: Text,
         training: StreamTraining,
         seed: int,
+        frozen: Sequence[StreamModel] = (),
     ):
         self.title = title
         self.model = model
@@ -88,6 +94,9 @@ class StreamTask(Task):
         mine = torch.arange(self._mine.stop - self._mine.start, device=self.device)
         if not len(mine) or (training.regularised and distributed.size() > 1):
             raise TrainingError(_ALONE if len(mine) else _TOO_MANY.format(training.batch_size))
+        self._piece = fixed_piece([model, *frozen])
+        if self._piece not in (None, training.bptt):
+            raise TrainingError(_OTHER_PIECE.format(self._piece, self._piece))
         self._columns = mine.chunk(training.parts)
         self._states: dict[str, list[State]] = {}
         steps_of_parts(text, self._numbers(0), training.batch_size)
@@ -103,6 +112,8 @@ class StreamTask(Task):
         """Pieces of the epoch's text, cut by (seed, epoch)."""
         self._read(epoch)
         bptt = self.training.bptt
+        if self._piece:
+            return equal_pieces(len(self.train) - 1, self._piece)
         rng = np.random.default_rng([self._seed, epoch])
         return pieces(len(self.train) - 1, bptt, bptt + self.training.bptt_excess, rng)
 
@@ -166,7 +177,8 @@ class StreamTask(Task):
         self, model: StreamModel, name: str, group: int, words: Tensor, batch: Piece, dropout=None
     ):
         """Encode with the state that ``name`` had after the piece before this one."""
-        if batch.start == 0 and group == 0:
+        begins = batch.start == 0 and group == 0
+        if begins or name not in self._states:  # a state without tensors is not in a checkpoint
             self._states[name] = [model.start(len(columns)) for columns in self._columns]
         states = self._states[name]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
@@ -220,7 +232,7 @@ class DiscriminatorStreams(StreamTask):
     criterion = "d"
 
     def __init__(self, *args, q0: nn.Module, **options):
-        super().__init__(*args, **options)
+        super().__init__(*args, frozen=[q0], **options)
         self._q0 = q0.eval()
 
     def parts(self, encoded, target, batch, group) -> dict[str, Tensor]:
@@ -254,7 +266,7 @@ class FinetuningStreams(StreamTask):
 
     def __init__(self, *args, q0: nn.Module, discriminator: nn.Module | None, **options):
         self._frozen = q0.eval(), discriminator and discriminator.eval()
-        super().__init__(*args, **options)
+        super().__init__(*args, frozen=[model for model in self._frozen if model], **options)
         valid_log_q0 = self.on_valid(q0.log_q_of, q0)
         valid_log_odds = torch.zeros_like(valid_log_q0)
         if discriminator is not None:

@@ -15,7 +15,7 @@ from paperlib import distributed
 from paperlib.models.stream import StreamModel
 
 PIECE = 70
-"""Steps that evaluation encodes at once; of no effect on its result."""
+"""Steps that evaluation encodes at once, of no effect on its result where models have a state."""
 
 WARM_UP = 256
 """Steps read before a stream's first counted word, so that it starts from a state that has
@@ -33,6 +33,11 @@ class Piece(NamedTuple):
     length: int
 
 
+def equal_pieces(steps: int, length: int) -> list[Piece]:
+    """Cut ``steps`` predicted words a stream into pieces of one length; the last may be shorter."""
+    return [Piece(start, min(length, steps - start)) for start in range(0, steps, length)]
+
+
 def pieces(steps: int, bptt: int, longest: int, rng: np.random.Generator) -> list[Piece]:
     """Cut ``steps`` predicted words a stream into pieces of random length (Merity et al., 2017).
 
@@ -48,6 +53,18 @@ def pieces(steps: int, bptt: int, longest: int, rng: np.random.Generator) -> lis
     return cut
 
 
+def fixed_piece(models: Sequence[StreamModel]) -> int | None:
+    """The ``piece`` of the models that have one.
+
+    Raises :class:`ValueError` where they have different ones, and so different contexts.
+    """
+    lengths = {model.piece for model in models} - {None}
+    if len(lengths) > 1:
+        short, long = min(lengths), max(lengths)
+        raise ValueError(f"one model reads pieces of {short} words, another of {long}")
+    return next(iter(lengths), None)
+
+
 def along(
     models: Sequence[StreamModel],
     words: Tensor,
@@ -61,9 +78,9 @@ def along(
     """
     if states is None:
         states = [model.start(words.shape[1]) for model in models]
-    values = []
+    values, length = [], fixed_piece(models) or PIECE
     with torch.no_grad():
-        for piece, target in zip(words.split(PIECE), targets.split(PIECE), strict=True):
+        for piece, target in zip(words.split(length), targets.split(length), strict=True):
             encoded = []
             for number, model in enumerate(models):
                 output, states[number] = model.encode(piece, states[number])
@@ -79,12 +96,15 @@ def over_tokens(
 
     The first token follows an ``eos``. The tokens are read in ``streams`` parts side by side, for
     speed; each but the first starts ``WARM_UP`` tokens early, so the result does not depend on
-    their number but for what the state still holds of what came before that. Several processes
-    that train together share the parts, and all get all values.
+    their number but for what the state still holds of what came before that; of models that
+    remember nothing, not at all, as parts begin where pieces do. Several processes that train
+    together share the parts, and all get all values.
     """
     streams = max(1, min(max(streams, distributed.size()), len(tokens) // 2))
     mine = distributed.share(streams)
     length = -(-len(tokens) // streams)
+    if piece := fixed_piece(models):
+        length = -(-length // piece) * piece
     warm_up = min(WARM_UP, length)
     history = torch.cat([tokens.new_full((1,), eos), tokens])  # history[i] is followed by tokens[i]
     start = torch.arange(streams, device=tokens.device)[mine] * length
@@ -109,6 +129,8 @@ def over_tokens(
 
 def _state_after(model: StreamModel, words: Tensor) -> tuple[Tensor, ...]:
     state = model.start(words.shape[1])
+    if model.piece:  # it remembers nothing
+        return state
     with torch.no_grad():
         for piece in words.split(PIECE):
             _, state = model.encode(piece, state)

@@ -197,8 +197,8 @@ def test_cached_frozen_numbers_equal_recomputing_both_frozen_models():
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-11)
 
 
-class Noisy(nn.Module):
-    """A network whose own dropout is on unless somebody calls ``eval``."""
+class Own(nn.Module):
+    """A user's network: what it has read of a piece makes its logits; with dropout of its own."""
 
     def __init__(self):
         super().__init__()
@@ -207,12 +207,17 @@ class Noisy(nn.Module):
         self.output = nn.Linear(8, WORDS)
 
     def forward(self, words):
-        return self.output(self.dropout(self.embedding(words)))
+        read = self.embedding(words).cumsum(dim=0)
+        return self.output(self.dropout(read))
+
+
+def own_network(seed=0):
+    torch.manual_seed(seed)
+    return FromLogits(Own(), piece=TRAINING.bptt)
 
 
 def test_frozen_models_are_frozen_whatever_mode_they_come_in():
-    torch.manual_seed(0)
-    q0, r = FromLogits(Noisy()), FromLogits(Noisy())
+    q0, r = own_network(0), own_network(1)
     settings = TRAINING.model_copy(update={"regularised": False})
     tuned = copy.deepcopy(q0).eval()
     task = FinetuningStreams("t", tuned, corpus(), settings, 0, q0=q0, discriminator=None)
@@ -220,6 +225,61 @@ def test_frozen_models_are_frozen_whatever_mode_they_come_in():
     task = DiscriminatorStreams("t", r, corpus(), settings, 0, q0=q0.train())
     r.eval()
     assert task.validate() == task.validate()
+
+
+def test_a_users_network_starts_finetuning_at_the_same_contexts_as_the_frozen_one():
+    """With r ≡ ½, t is 1 at every token, and the derivative of eq. (12) is exactly zero there."""
+    q0 = own_network().double()
+    settings = TRAINING.model_copy(update={"regularised": False})
+    tuned = copy.deepcopy(q0)
+    task = FinetuningStreams("t", tuned, corpus(), settings, 0, q0=q0, discriminator=None)
+    pieces = task.batches(0, settings.batch_size)
+    assert {piece.length for piece in pieces[:-1]} == {TRAINING.bptt}
+    for piece in pieces:
+        measured, found = gradients(task, [piece])
+        assert measured["reverse_kl"].item() == pytest.approx(0, abs=1e-12)
+        for gradient in found:
+            torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("regularised", [False, True])
+def test_a_users_network_has_its_dropout_exactly_in_regularised_training(regularised):
+    settings = TRAINING.model_copy(update={"regularised": regularised})
+    task = LanguageModelStreams("t", own_network().train(), corpus(), settings, seed=0)
+    first, second = (gradients(task, [Piece(0, 8)])[0]["loss"].item() for _ in range(2))
+    assert (first != second) == regularised
+
+
+@pytest.mark.parametrize("steps", [2, 8])
+def test_a_users_network_resumes_with_its_dropout(steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
+    whole = Trainer(
+        LanguageModelStreams("t", own_network(), corpus(), TRAINING, 7), TRAINING, tmp_path / "a"
+    ).run()
+    task = Interrupted("t", own_network(), corpus(), TRAINING, 7)
+    task.steps_left = steps
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(task, TRAINING, tmp_path / "b").run()
+    torch.rand(3)  # what others draw in between
+    task = LanguageModelStreams("t", own_network(), corpus(), TRAINING, 7)
+    assert Trainer(task, TRAINING, tmp_path / "b").run().history == whole.history
+
+
+def test_a_users_network_is_trained_on_the_pieces_that_it_reads():
+    other = TRAINING.model_copy(update={"bptt": 9})
+    with pytest.raises(training.TrainingError, match=r"pieces of 8 words .* set `bptt = 8`"):
+        LanguageModelStreams("t", own_network(), corpus(), other, seed=0)
+
+
+def test_a_frozen_model_sets_the_pieces_too():
+    settings = TRAINING.model_copy(update={"regularised": False})
+    task = DiscriminatorStreams("t", network(), corpus(), settings, 0, q0=own_network())
+    assert {piece.length for piece in task.batches(0, 4)[:-1]} == {TRAINING.bptt}
+    other = FromLogits(Own(), piece=5)
+    with pytest.raises(ValueError, match="pieces of 5 words, another of 8"):
+        FinetuningStreams(
+            "t", own_network(), corpus(), settings, 0, q0=own_network(), discriminator=other
+        )
 
 
 def test_without_a_discriminator_finetuning_starts_at_zero_divergence():

@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from paperlib import streams
 from paperlib.models import AWDLSTM
+from paperlib.models.stream import FromLogits
 from paperlib.network import Network
 
 NETWORK = Network(head="mos", embedding=6, hidden=(7, 5), experts=(0, 2))
@@ -95,6 +97,31 @@ def test_the_warm_up_reads_what_came_just_before():
         patch.setattr(streams, "WARM_UP", 30)
         found = streams.over_tokens([network], text, 3, network.log_q_of, 2)
     torch.testing.assert_close(found, one_by_one(network, text, 3))
+
+
+class Counting(nn.Module):
+    """As logits, how many words of its piece a network has read; for no more than ``longest``."""
+
+    longest = 7
+
+    def forward(self, words):
+        assert len(words) <= self.longest
+        return torch.arange(1.0, len(words) + 1)[:, None, None].expand(*words.shape, 3)
+
+
+@given(n=st.integers(2, 200), parallel=st.integers(1, 9))
+def test_a_model_without_memory_reads_pieces_from_the_beginning_however_many_streams(n, parallel):
+    network = FromLogits(Counting(), piece=7)
+    found = streams.over_tokens(
+        [network], torch.zeros(n, dtype=torch.int64), 0, lambda read, _: read[..., 0], parallel
+    )
+    assert found.tolist() == [1 + position % 7 for position in range(n)]
+
+
+def test_models_that_read_different_pieces_are_not_read_together():
+    networks = [FromLogits(Counting(), piece=piece) for piece in (5, 7)]
+    with pytest.raises(ValueError, match="pieces of 5 words, another of 7"):
+        streams.over_tokens(networks, tokens(30), 3, lambda *_: None, 2)
 
 
 def test_several_values_a_token_keep_their_order():

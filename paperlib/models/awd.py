@@ -61,6 +61,8 @@ class AWDLSTM(nn.Module):
     All heads but the differentiated softmax share their output weights with the embedding.
     """
 
+    piece = None
+
     def __init__(self, n_words: int, network: Network, generator: torch.Generator):
         """Initialise from ``generator``; nothing is drawn from the global random state.
 

@@ -23,6 +23,11 @@ class StreamModel(Protocol):
     all other methods take. ``target`` holds the words that follow.
     """
 
+    piece: int | None
+    """Of a model that remembers nothing: how many words it reads at once. A word's context is what
+    stands before it in its piece, so that all text is cut in the same places: pieces of this many
+    words, from the beginning of a stream. None: the state says all, wherever text is cut."""
+
     def start(self, streams: int) -> State:
         """The state before the first word."""
 
@@ -58,22 +63,31 @@ class FromLogits(nn.Module):
 
     Softmax makes them q, a sigmoid makes them r. As a language model, log-probabilities do as well,
     as softmax leaves them as they are; a discriminator's logits must be free: a sigmoid of
-    log-probabilities never exceeds ½. The network sees one piece of text at a time and
-    remembers nothing of the one before; its own dropout modules follow ``train()`` and ``eval()``
-    and draw from PyTorch's global generator, so leave them out where runs must repeat.
+    log-probabilities never exceeds ½. The network sees ``piece`` words at a time and remembers
+    nothing of those before; trainings have to say ``bptt = piece``.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, piece: int = 70):
         super().__init__()
         self.network = network
+        self.piece = piece
 
     def start(self, streams: int) -> State:
         """Nothing to remember."""
         return ()
 
     def encode(self, words: Tensor, state: State, dropout=None) -> tuple[Tensor, State]:
-        """The logits, in float32 where they come in less."""
-        logits = self.network(words)
+        """The logits, in float32 where they come in less.
+
+        With ``dropout`` the network is in training mode, and its own dropout modules draw what
+        that generator says; without, it is in evaluation mode.
+        """
+        self.network.train(dropout is not None)
+        with torch.random.fork_rng(_devices(words), enabled=dropout is not None):
+            if dropout is not None:
+                seed = torch.randint(2**62, (), generator=dropout, device=dropout.device)
+                torch.manual_seed(seed.item())
+            logits = self.network(words)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)), state
 
     def log_q(self, encoded: Tensor) -> Tensor:
@@ -101,3 +115,8 @@ class FromLogits(nn.Module):
     def regularisation(self, encoded: Tensor) -> Tensor:
         """None."""
         return encoded.new_zeros(())
+
+
+def _devices(words: Tensor) -> list[torch.device]:
+    """Whose random state ``fork_rng`` puts back, beside the CPU's."""
+    return [words.device] if words.is_cuda else []
