@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from paperlib import distributed
 from paperlib.files import CheckpointError, load_json, unreadable, write_atomically
@@ -17,6 +17,7 @@ __all__ = [
     "load_json",
     "load_state",
     "load_weights",
+    "put_weights",
     "save",
     "save_json",
     "save_state",
@@ -39,17 +40,37 @@ def save_json(path: Path, value) -> None:
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write the weights of ``model`` as safetensors, atomically."""
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    # Copies, as the format has no tensors that share memory, such as tied embeddings.
+    copied = {"memory_format": torch.contiguous_format}
+    tensors = {name: tensor.clone(**copied) for name, tensor in model.state_dict().items()}
     save(path, lambda file: save_file(tensors, file))
 
 
 def load_weights(path: Path, model: nn.Module) -> nn.Module:
-    """Read weights into ``model`` and return it."""
+    """Read weights into ``model`` and return it.
+
+    :class:`CheckpointError` says whether the file is damaged or another network's.
+    """
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
         raise unreadable(path, error) from None
+    put_weights(model, tensors, path)
     return model
+
+
+def put_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give ``model`` the weights read from ``path``.
+
+    Raises :class:`CheckpointError` where they are those of a network of another form.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError:
+        raise CheckpointError(
+            f"{path} holds the weights of another network than this one; move it away, or train "
+            "this one under another name"
+        ) from None
 
 
 def save_state(path: Path, state: dict) -> None:

@@ -6,9 +6,10 @@ import os
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from paperlib import stages, training
-from paperlib.checkpoints import CheckpointError
+from paperlib.checkpoints import CheckpointError, load_weights, save_weights
 from paperlib.models import LSTM
 from paperlib.settings import Model, SentenceTraining
 from paperlib.tasks import LanguageModelTask, Split
@@ -87,6 +88,31 @@ def test_damaged_weights_are_named():
     (trained.folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read .* delete"):
         train(SETTINGS)
+
+
+def test_weights_of_another_network_are_not_called_damaged(tmp_path):
+    save_weights(tmp_path / "model.safetensors", new_model())
+    other = LSTM(7, Model(embedding=5, hidden=4), torch.Generator().manual_seed(0))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors holds .* another network"):
+        load_weights(tmp_path / "model.safetensors", other)
+
+
+class Tied(nn.Module):
+    """Embedding and output weights are the same tensor, as in many language models."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.output = nn.Linear(4, 7)
+        self.output.weight = self.embedding.weight
+
+
+def test_tied_weights_are_kept_and_stay_tied(tmp_path):
+    model, other = Tied(), Tied()
+    save_weights(tmp_path / "model.safetensors", model)
+    load_weights(tmp_path / "model.safetensors", other)
+    assert torch.equal(other.output.weight, model.embedding.weight)
+    assert other.output.weight is other.embedding.weight
 
 
 def count_in(folder):
