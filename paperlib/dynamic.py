@@ -47,13 +47,13 @@ def dynamic_log_q(
 
         −η g / (R + ε) + min(λ R / mean R, 1) (θ_trained − θ),
 
-    the mean taken over all weights; η, λ and ε are ``update``'s ``learning_rate``, ``decay`` and
-    ``epsilon``. ``model`` itself stays as it is.
+    the mean being that of the parameters' means, as in the published code; η, λ and ε are
+    ``update``'s ``learning_rate``, ``decay`` and ``epsilon``. ``model`` itself stays as it is.
     """
     model = copy.deepcopy(model)
     parameters = list(model.parameters())
     trained = [parameter.detach().clone() for parameter in parameters]
-    mean = sum(value.sum() for value in rms) / sum(value.numel() for value in rms)
+    mean = sum(value.mean() for value in rms) / len(rms)
     decay = [(update.decay * value / mean).clamp_max(1) for value in rms]
     scale = [update.learning_rate / (value + update.epsilon) for value in rms]
     history = torch.cat([tokens.new_full((1,), eos), tokens])

@@ -50,7 +50,7 @@ def test_two_pieces_by_hand(model):
     moved = copy.deepcopy(model)
     history = torch.cat([torch.tensor([eos]), text])
     state, expected = moved.start(1), []
-    mean = torch.cat([value.flatten() for value in rms]).mean()
+    mean = torch.stack([value.mean() for value in rms]).mean()
     trained = [parameter.detach().clone() for parameter in model.parameters()]
     for start in (0, 3):
         log_q, state = nll(moved, history[start : start + 3], text[start : start + 3], state)
