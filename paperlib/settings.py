@@ -74,8 +74,9 @@ class Training(Settings):
     *linear*, it falls evenly from step to step and reaches zero after ``max_epochs``.
 
     ``averaging`` evaluates and keeps the running mean of the weights: from the start (*always*) or
-    from when the validation criterion is worse than it was ``nonmono`` epochs ago (*triggered*;
-    until then the rate does not decay).
+    from when the validation criterion is worse than the best of more than ``nonmono`` epochs ago
+    (*triggered*; until then the rate does not decay). Going back to the best weights, it begins
+    anew.
     """
 
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -227,11 +228,17 @@ class Tokens(Settings):
 
 
 class DynamicUpdate(Settings):
-    """Parameters of dynamic evaluation (see :mod:`paperlib.dynamic`)."""
+    """Parameters of dynamic evaluation (see :mod:`paperlib.dynamic`); by default those that Krause
+    et al. give for an AWD-LSTM on Penn Treebank.
 
-    learning_rate: Positive = 0.002
-    decay: Probability = 0.02
-    epsilon: Positive = 0.001
+    They belong to the equations. Code of that time, the mixture of softmaxes' included, took sums
+    for means: its learning rates and ε are √(number of pieces), 43 on Penn Treebank, times as
+    large, and its decays as many times as there are parameter tensors.
+    """
+
+    learning_rate: Positive = 5e-5
+    decay: Probability = 0.002
+    epsilon: Positive = 2e-5
     bptt: Count = 5
 
 
@@ -242,9 +249,9 @@ class DynamicEvaluation(Settings):
     statistics come from the first ``statistics_tokens`` of the training text in ``streams``.
     """
 
-    learning_rates: tuple[Positive, ...] = (0.001, 0.002, 0.003)
-    decays: tuple[Probability, ...] = (0.01, 0.03, 0.075)
-    epsilon: Positive = 0.001
+    learning_rates: tuple[Positive, ...] = (3e-5, 5e-5, 1e-4)
+    decays: tuple[Probability, ...] = (0.001, 0.002, 0.005)
+    epsilon: Positive = 2e-5
     bptt: Count = 5
     search_tokens: Count | None = None
     statistics_tokens: Count | None = None

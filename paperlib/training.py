@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from paperlib import distributed
 from paperlib.averaging import Average
-from paperlib.checkpoints import load_state, save_state
+from paperlib.checkpoints import load_state, put_weights, save_state
 from paperlib.progress import bar
 from paperlib.settings import Training
 
@@ -249,6 +249,8 @@ class Trainer:
             state.learning_rate *= settings.decay
             self.task.model.load_state_dict(self.best_weights)
             self.optimizer.state.clear()
+            if self.average is not None:
+                self.average = Average(self.task.model)
 
     def _begin_averaging(self) -> None:
         self.progress.averaging_since = self.progress.epoch
@@ -285,7 +287,7 @@ class Trainer:
         model = self.task.model
         state = load_state(self.checkpoint, next(model.parameters()).device)
         self.progress = Progress(**state["progress"])
-        model.load_state_dict(state["model"])
+        put_weights(model, state["model"], self.checkpoint)
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_weights = state["best_weights"]
         if state["average"] is not None:
@@ -303,8 +305,9 @@ def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
 
 
 def non_monotonic(values: Sequence[float], n: int) -> bool:
-    """Whether the last value is worse than the best of those at least ``n`` epochs before it.
+    """Whether the last value is worse than the best of those more than ``n`` epochs before it.
 
-    The trigger of NT-AvSGD (Merity et al., 2017, algorithm 1).
+    The trigger of averaged SGD (Merity et al., 2017), with ``n`` as in their published code.
     """
-    return len(values) > n and values[-1] > min(values[:-n])
+    *previous, last = values
+    return len(previous) > n and last > min(previous[:-n])

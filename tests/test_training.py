@@ -173,8 +173,8 @@ def test_averaging_evaluates_and_keeps_the_mean_of_the_weights_since_it_began(tm
 
 
 def test_triggered_averaging_waits_for_the_non_monotonic_criterion(tmp_path):
-    settings = Training(max_epochs=6, patience=99, averaging="triggered", nonmono=2)
-    # 6 is worse than the best of two epochs before it, 5; an epoch without improvement is not.
+    settings = Training(max_epochs=6, patience=99, averaging="triggered", nonmono=1)
+    # 6 is worse than 5, the best but for the epoch just before it; 4 without improvement is not.
     task = Scripted([9, 5, 4, 6, 5, 4, 3])
     progress = Trainer(task, settings, tmp_path / "checkpoint.pt").run()
     assert progress.averaging_since == 3
@@ -182,12 +182,23 @@ def test_triggered_averaging_waits_for_the_non_monotonic_criterion(tmp_path):
 
 
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=12), n=st.integers(1, 5))
-def test_the_non_monotonic_criterion_is_that_of_the_algorithm(values, n):
-    """Merity et al. (2017), algorithm 1: t > n and v_t > min over l in 0…t−n of logs[l]."""
-    t = len(values) - 1
-    logs = values[:-1]
-    expected = t >= n and values[-1] > min(logs[: t - n + 1])
-    assert training.non_monotonic(values, n) == expected
+def test_the_non_monotonic_criterion_forgives_the_last_n_epochs(values, n):
+    """The published code appends an epoch's loss to its list after it has asked."""
+    triggered, logs = [], []
+    for value in values:
+        triggered.append(len(logs) > n and any(value > logged for logged in logs[: len(logs) - n]))
+        logs.append(value)
+    assert training.non_monotonic(values, n) == triggered[-1]
+
+
+def test_an_average_begins_anew_where_a_decay_goes_back_to_the_best_weights(tmp_path):
+    settings = Training(
+        max_epochs=4, patience=1, max_decays=1, decay=0.1, averaging="always", learning_rate=1.0
+    )
+    task = Scripted([5, 4, 6, 3, 2])
+    Trainer(task, settings, tmp_path / "checkpoint.pt").run()
+    # Weights 1 and 2, averaged; then from the best, 1, in steps of 0.1.
+    assert task.seen == pytest.approx([0, 1, 1.5, 1.1, 1.15], rel=1e-5)
 
 
 AVERAGED = {
