@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paperlib.beyond import NONE, ORACLE, TRAINED, BeyondStudy, Variant
 from paperlib.beyond_comparisons import Comparisons
 from paperlib.divergences import kl, second_term_moments
-from paperlib.estimates import interval_of_mean
+from paperlib.estimates import interval, interval_of_mean, resampled_sums
 from paperlib.evaluation import perplexity, table1_row
 from paperlib.losses import log_p_hat
 from paperlib.models.readings import log_q
@@ -160,9 +160,10 @@ def p_hat_by_class(exact: ExactContexts) -> pd.DataFrame:
     """Where q_0 and p̂ part from p: log p̂ − log p by frequency class.
 
     Over all contexts and all words of the class, each counted the same: ``mean``, ``sd`` and
-    ``rms`` (nats).
+    ``rms`` (nats), and ``change``, the relative change of the rms from q_0 to p̂. ``…_low`` and
+    ``…_high`` are 95 % bootstrap intervals over sentences, paired for the change.
     """
-    rows = []
+    rows, start = [], {}
     for variant in _sources(exact.study):
         log_ratio = {}
         for name, words in _classes(exact.study).items():
@@ -173,16 +174,27 @@ def p_hat_by_class(exact: ExactContexts) -> pd.DataFrame:
             )
         source = "q₀" if variant.p_hat == NONE else f"p̂ ({variant.title})"
         for name, values in log_ratio.items():
-            rows.append(
-                {
-                    "estimate": source,
-                    "class": name,
-                    "mean": float(values.mean()),
-                    "sd": float(values.std()),
-                    "rms": float(np.sqrt((values**2).mean())),
-                }
-            )
+            row = {"estimate": source, "class": name}
+            row |= {"mean": float(values.mean()), "sd": float(values.std())}
+            squares = (values**2).mean(axis=(1, 2))
+            row |= _rms_and_change(exact.study, squares, start.setdefault(name, squares))
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _rms_and_change(study: BeyondStudy, squares: np.ndarray, start: np.ndarray) -> dict[str, float]:
+    """From mean squares of sentences, ``(N,)``: ``rms``, and its ``change`` from ``start``'s."""
+    sums = np.stack([squares, start], axis=-1)
+    drawn = resampled_sums(sums, study.beyond.resamples, study.seed)
+    found = {}
+    for totals in (sums.sum(axis=0), drawn):
+        rms, before = np.moveaxis(np.sqrt(totals / len(sums)), -1, 0)
+        for name, values in {"rms": rms, "change": rms / before - 1}.items():
+            if name in found:
+                found[f"{name}_low"], found[f"{name}_high"] = interval(values)
+            else:
+                found[name] = float(values)
+    return found
 
 
 def scatter(exact: ExactContexts, points: int = 400, seed: int = 0) -> dict[str, dict[str, list]]:

@@ -23,6 +23,7 @@ LEVEL = 0.95
 EXACT = "exact"
 ONE_RUN = "one run, no interval"
 LIMITED = "its training ended at the limit of epochs, not at a plateau"
+NO_GAIN = "there was no gain to take a share of"
 
 Row = TypeVar("Row")
 
@@ -47,6 +48,11 @@ class Estimate:
     def single(cls, value: float, basis: str = ONE_RUN) -> "Estimate":
         """A number of one run, without an interval."""
         return cls(float(value), math.nan, math.nan, basis)
+
+    @classmethod
+    def at_least(cls, value: float, basis: str) -> "Estimate":
+        """A number that is known from below alone; ``high`` is infinite."""
+        return cls(float(value), float(value), math.inf, basis)
 
     @classmethod
     def exact(cls, value: float) -> "Estimate":

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; the message is one sentence for the user."""
@@ -25,6 +27,12 @@ def write_json(path: Path, value) -> None:
     """Write ``value`` as JSON, atomically."""
     text = json.dumps(value, indent=1) + "\n"
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """``np.save`` to a path of any name."""
+    with path.open("wb") as file:  # by its name, NumPy would add an ending
+        np.save(file, array)
 
 
 def load_json(path: Path):

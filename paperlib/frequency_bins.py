@@ -60,7 +60,7 @@ def change_by_bin(
     bins, names = rank_bins(counts)
     shape = (int(sentences.max()) + 1, len(names))
     of_token = bins[words]
-    sums, numbers, held = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    sums, numbers = np.zeros(shape), np.zeros(shape)
     np.add.at(sums, (sentences, of_token), change)
     np.add.at(numbers, (sentences, of_token), 1)
     held = (numbers > 0).sum(axis=0)
@@ -76,9 +76,7 @@ def change_by_bin(
         tokens = int(numbers[:, number].sum())
         if tokens == 0:
             continue
-        low, high = np.nan, np.nan
-        if held[number] > 1:
-            low, high = np.nanquantile(means[:, number], (0.025, 0.975))
+        low, high = interval(means[:, number]) if held[number] > 1 else (np.nan, np.nan)
         mean = sums[:, number].sum() / tokens
         rows.append({"bin": name, "tokens": tokens, "mean": mean, "low": low, "high": high})
     return pd.DataFrame(rows)

@@ -3,13 +3,12 @@
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
 from paperlib import paths
-from paperlib.files import write_atomically
+from paperlib.files import save_array, write_atomically
 
 
 def kept(kind: str, key: list, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -24,10 +23,5 @@ def kept(kind: str, key: list, compute: Callable[[], np.ndarray]) -> np.ndarray:
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
             array = compute()
-            write_atomically(path, lambda unfinished: _save(unfinished, array))
+            write_atomically(path, lambda unfinished: save_array(unfinished, array))
     return np.load(path)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # by its name, NumPy would add an ending
-        np.save(file, array)

@@ -17,6 +17,7 @@ from paperlib import distributed, settings, stages
 from paperlib.checkpoints import save
 from paperlib.divergences import kl
 from paperlib.estimates import interval_of_mean
+from paperlib.files import save_array
 from paperlib.frequency_bins import change_by_bin
 from paperlib.shards.parts import Shards
 from paperlib.shards.prepare import TextSettings, prepare
@@ -88,7 +89,7 @@ class LargeStudy(TextStudy):
 
         def compute(folder: Path) -> None:
             log_p = self.text.log_p(self.text.test)
-            save(folder / "log_p.npy", lambda path: _save(path, log_p))
+            save(folder / "log_p.npy", lambda path: save_array(path, log_p))
 
         folder = stages.once("large_log_p", self._text_key | {"seed": self.seed}, compute)
         return np.load(folder / "log_p.npy")
@@ -160,11 +161,6 @@ class LargeStudy(TextStudy):
             resamples=self.settings.resamples,
             seed=self.seed,
         )
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # by its name, NumPy would add an ending
-        np.save(file, array)
 
 
 def _shards(own: settings.LargeScale) -> tuple[Shards | None, str]:

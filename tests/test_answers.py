@@ -65,5 +65,26 @@ def test_the_papers_sentence_is_judged_by_the_numbers():
     assert "frequent words lose: -0.20000" in each[1]
 
 
+def test_where_p_hat_parts_is_judged_by_intervals():
+    names = ("frequent", "almost frequent", "other", "chosen word")
+    changes = [(-0.1, -0.2, -0.05), (0.1, 0.02, 0.2), (0.1, -0.1, 0.3), (-0.5, -0.6, -0.4)]
+    rms = [(0.2, 0.1, 0.3), (0.8, 0.6, 1.0), (0.9, 0.7, 1.1), (0.3, 0.2, 0.4)]
+    rows = [
+        {"estimate": "p̂ (discriminator)", "class": name}
+        | dict(zip(("change", "change_low", "change_high"), change, strict=True))
+        | dict(zip(("rms", "rms_low", "rms_high"), size, strict=True))
+        for name, change, size in zip(names, changes, rms, strict=True)
+    ]
+    others = [row | {"estimate": "q₀", "rms_low": 9.0, "rms_high": 9.0} for row in rows]
+    nearer, farther, same, chosen, most = answers.where_p_hat_parts(pd.DataFrame(others + rows))
+    assert nearer == (
+        "frequent: p̂ is nearer to p than q₀ is: -10.0% (-20.0% to -5.0%), rms 0.20 nats."
+    )
+    assert "farther from p than" in farther
+    assert "no nearer to p and no farther from it than q₀ is: +10.0%" in same
+    assert "nearer to p than q₀ is: -50.0%" in chosen
+    assert most.endswith("at: almost frequent or other.")  # they cannot be told apart
+
+
 def test_an_answer_is_a_list():
     assert answers.markdown(iter(["one.", "two."])) == "- one.\n- two."

@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from paperlib.beyond import NONE, BeyondStudy, Variant
 from paperlib.beyond_comparisons import SAME, Comparisons
+from paperlib.beyond_measures import ExactContexts, p_hat_by_class
 from paperlib.beyond_words import Changes
 from paperlib.settings import load
 
@@ -62,3 +64,42 @@ def test_who_gains_covers_every_test_word_once_a_model(study):
     assert groups["tokens"].sum() == study.test.size - chosen
     assert (groups["low"] <= groups["mean"]).all()
     assert (groups["mean"] <= groups["high"]).all()
+
+
+def test_where_p_hat_parts_from_p_sentence_by_sentence(study):
+    """The chosen word's rows again: log-probabilities written out, sentences drawn one by one."""
+    sentences = study.beyond.sentences
+    words = torch.from_numpy(study.test[:sentences].astype(np.int64))
+    at = study.chosen
+    log_p = np.empty(tuple(words.shape))
+    for number, sentence in enumerate(words.tolist()):
+        history = [0, 0, *(word + 1 for word in sentence)]
+        for position in range(len(sentence)):
+            p = study.language.next_word_probs(history[position], history[position + 1])
+            log_p[number, position] = np.log(p[at])
+    with torch.no_grad():
+        log_q0 = study.perturbed(words).double().log_softmax(-1)[..., at].numpy()
+        z = study.discriminator("perturbed").model(words)[..., at].double().numpy()
+    squares = {"q₀": (log_q0 - log_p) ** 2, "p̂ (discriminator)": (log_q0 - z - log_p) ** 2}
+    rms = {name: np.sqrt(values.mean()) for name, values in squares.items()}
+
+    table = p_hat_by_class(ExactContexts(study))
+    rows = table[table["class"] == "chosen word"].set_index("estimate")
+    for name, value in rms.items():
+        assert rows.loc[name, "rms"] == pytest.approx(value, rel=1e-4)
+    ours, start = (rows.loc[name] for name in ("p̂ (discriminator)", "q₀"))
+    change = rms["p̂ (discriminator)"] / rms["q₀"] - 1
+    assert ours["change"] == pytest.approx(change, abs=1e-4)
+    assert not start[["change", "change_low", "change_high"]].any()
+
+    rng = np.random.default_rng(5)
+    new, old = squares["p̂ (discriminator)"], squares["q₀"]
+    drawn = []
+    for _ in range(2000):
+        some = rng.integers(sentences, size=sentences)  # the same for both: paired
+        rms_of_some = np.sqrt(new[some].mean())
+        drawn.append((rms_of_some, rms_of_some / np.sqrt(old[some].mean()) - 1))
+    for name, values in zip(("rms", "change"), np.transpose(drawn), strict=True):
+        ends = np.quantile(values, [0.025, 0.975])
+        found = ours[[f"{name}_low", f"{name}_high"]].astype(float)
+        np.testing.assert_allclose(found, ends, atol=0.2 * (ends[1] - ends[0]))

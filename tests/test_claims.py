@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paperlib import notebooks
-from paperlib.estimates import LIMITED, ONE_RUN
+from paperlib.estimates import LIMITED, NO_GAIN, ONE_RUN
 from paperlib.reporting import claims, paper
 from paperlib.reporting.claims import (
+    NO_NUMBER,
+    NOT_MEASURED,
     NOT_REPRODUCED,
     NOT_RUN,
     PARTLY,
@@ -21,7 +23,7 @@ from paperlib.reporting.claims import (
     Claim,
 )
 from paperlib.reporting.measures import load_measures
-from paperlib.settings import SettingsError
+from paperlib.settings import SettingsError, load
 
 DECLARED = claims.declared()
 NEEDS = {"near": {"tolerance": 0.1}, "covers": {"tolerance": 5.0}}
@@ -143,8 +145,12 @@ def test_every_claim_points_to_a_cell_and_a_table_there_is():
 
 def test_every_row_of_the_papers_tables_is_there():
     values = {one.paper for one in DECLARED.values()}
-    for row in paper.TABLE1.values():
-        assert {row["test_ppl"], row["ratio"]} <= values
+    for model, row in paper.TABLE1.items():
+        name = "language" if model == "true" else model
+        cells = {one.measure: one.paper for one in DECLARED.values()}
+        for column in row.keys() - {"other_ppl"}:
+            assert cells[f"{name}.{column}"] == row[column]
+        assert set(row.values()) <= values
     for row in paper.TABLE2.values():
         assert {value for value in row.values() if not isinstance(value, str)} <= values
     for name, row in paper.TABLE3.items():
@@ -176,6 +182,7 @@ def test_a_claim_that_is_not_measured_is_not_run():
     ]
     assert [entry["verdict"] for entry in entries] == [NOT_RUN] * 3
     assert all(entry["reason"] and "value" not in entry for entry in entries)
+    assert [entry["reason"] for entry in entries[:2]] == [NOT_MEASURED, NO_NUMBER]
     limited = claims.ledger({"c": one}, {"m": row | {"paper_size": True, "basis": LIMITED}})
     assert (limited[0]["verdict"], limited[0]["reason"]) == (NOT_RUN, LIMITED)
     (entry,) = claims.ledger({"c": one}, {"m": row | {"paper_size": True, "seeds": 3, "sd": 0.1}})
@@ -183,6 +190,122 @@ def test_a_claim_that_is_not_measured_is_not_run():
     assert entry["verdict"] == REPRODUCED
     assert (entry["notebook"], entry["cell"]) == ("03_table_1", "table1")
     assert claims.measured(entry) == "1 (0.99 to 1.01)"
+
+
+def judged(one, **row):
+    """The only entry of a ledger of this claim, whose measure has this row."""
+    numbers = {"low": math.nan, "high": math.nan, "basis": ONE_RUN, "paper_size": True}
+    (entry,) = claims.ledger({"c": one}, {one.measure: numbers | row})
+    return entry
+
+
+def test_a_share_of_a_gain_that_was_not_there_is_no_measurement_that_is_missing():
+    one = claim("below", limit=0.5, measure="m", cell="03#table1")
+    entry = judged(one, value=math.nan, basis=NO_GAIN)
+    assert (entry["verdict"], entry["reason"]) == (NOT_RUN, NO_GAIN)
+    for nowhere in (-math.inf, math.inf):
+        assert judged(one, value=nowhere)["verdict"] == NOT_RUN
+
+
+def test_a_length_beyond_the_band_when_its_limit_ended_it_speaks_against_the_claim():
+    about_30 = claim("near", paper=30, tolerance=15, partly=20, measure="m", cell="06#measures")
+    at_most_20 = claim("below", limit=20, measure="m", cell="06#measures")
+    ended = {"basis": LIMITED, "high": math.inf}
+    for epochs in (3, 30, 48):  # more epochs might have led anywhere from here
+        entry = judged(about_30, value=epochs, low=epochs, **ended)
+        assert (entry["verdict"], entry["reason"]) == (NOT_RUN, LIMITED)
+    for one, epochs, less in ((about_30, 51, 50), (at_most_20, 21, 20)):
+        entry = judged(one, value=epochs, low=epochs, **ended)
+        assert entry["verdict"] == NOT_REPRODUCED
+        assert "already when ended at the limit of epochs" in entry["reason"]
+        assert claims.measured(entry) == f"at least {epochs}"
+        assert judged(one, value=less, low=less, **ended)["verdict"] == NOT_RUN
+    # Where it ended by itself, it is known, and a number of one run.
+    assert [judged(about_30, value=n)["verdict"] for n in (5, 30, 51)] == [
+        NOT_REPRODUCED,
+        PARTLY,
+        NOT_REPRODUCED,
+    ]
+
+
+def test_lengths_can_fail_within_the_limits_of_the_papers_profile():
+    corpora = load("paper").corpora
+    found = 0
+    for name, one in DECLARED.items():
+        if one.unit != "epochs":
+            continue
+        experiment, kind, what = one.measure.split(".")
+        training = "finetuning" if what == "finetuning_epochs" else kind
+        limit = getattr(corpora[experiment], training).max_epochs
+        assert one.bands()[1][1] < limit, name
+        found += 1
+    assert found == 4
+
+
+def test_a_ledger_is_json_whatever_was_measured(tmp_path):
+    one = claim("above", limit=1.0, measure="m", cell="03#table1")
+    rows = [
+        {"value": -math.inf},
+        {"value": math.nan},
+        {"value": 2.0, "low": -math.inf, "high": math.inf, "sd": math.nan, "basis": "b"},
+        {"value": 30.0, "low": 30.0, "high": math.inf, "basis": LIMITED},
+    ]
+    entries = [judged(one, **row) for row in rows]
+    claims.save_ledger(tmp_path, "quick", "abc", entries)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (tmp_path / "claims.json").read_text(encoding="utf-8")
+    record = json.loads(text, parse_constant=refuse)
+    assert record["claims"][2]["low"] is record["claims"][2]["sd"] is None
+
+
+def test_controls_are_labelled_and_counted_apart():
+    fields = {"limit": 0.5, "measure": "m", "cell": "03#table1", "says": "It gains."}
+    theirs, ours = claim("above", **fields), claim("above", control=True, **fields)
+    row = {"value": 1.0, "low": 0.9, "high": 1.1, "basis": "b", "paper_size": True}
+    entries = claims.ledger({"a": theirs, "b": ours}, {"m": row})
+    assert claims.count(entries)[REPRODUCED] == 1
+    assert sum(claims.count(entries).values()) == 1
+    assert claims.count(entries, controls=True)[REPRODUCED] == 1
+    shown = claims.for_people(entries)["The paper says"].tolist()
+    assert shown == ["It gains.", "Our control: It gains."]
+
+
+def test_what_follows_from_the_papers_own_tables():
+    """Numbers that the ledger took from two cells, or that a note states."""
+    initial, without = paper.TABLE2["initial"], paper.TABLE2["no_discriminator"]
+    cross_entropy = initial["valid_loss"] - initial["reverse_kl"]
+    assert math.exp(cross_entropy) == pytest.approx(initial["valid_ppl"], abs=0.005)
+    for name in ("no_discriminator_loss_increases", "no_discriminator_loss_size"):
+        change = without["valid_loss"] - cross_entropy
+        assert DECLARED[name].paper == pytest.approx(change, abs=5e-6)
+    ours, original = paper.TABLE3["mos_initial"], paper.TABLE3["mos_original"]
+    differences = [
+        f"{one - other:.2f}"
+        for text in ("ptb", "wikitext2")
+        for one, other in zip(ours[text], original[text], strict=True)
+        if one is not None
+    ]
+    note = DECLARED["training_differs"].note
+    assert [word.strip(",") for word in note.split() if word.startswith("0.")] == [
+        *differences,
+        "0.4",
+    ]
+    for model in ("initial", "initial_ftd", "perturbed", "perturbed_ftd"):
+        measure = f"{model}-true.ratio"
+        (of_model,) = (one for one in DECLARED.values() if one.measure == measure)
+        excess = paper.TABLE1[model]["ratio"] - paper.TABLE1["true"]["ratio"]
+        assert of_model.paper == pytest.approx(excess)
+
+
+def test_numbers_that_agree_by_construction_say_so():
+    named = [name for name in DECLARED if name.startswith("perturbed_from_initial_")]
+    assert len(named) == 6
+    for name in (*named, "chosen_q0", "chosen_p"):
+        assert DECLARED[name].note.startswith("By construction"), name
+    assert not DECLARED["chosen_p_hat"].note
 
 
 def test_the_size_of_a_change_is_judged_from_a_comparable_start_only():

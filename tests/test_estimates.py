@@ -33,6 +33,11 @@ def test_a_single_value_has_no_interval_and_says_so():
         assert (found.basis, found.seeds) == (estimates.ONE_RUN, 1)
 
 
+def test_a_number_known_from_below_has_no_upper_end():
+    found = estimates.Estimate.at_least(3, estimates.LIMITED)
+    assert (found.value, found.low, found.high) == (3.0, 3.0, np.inf)
+
+
 def test_an_exact_number_is_its_own_interval():
     found = estimates.Estimate.exact(3.0)
     assert (found.value, found.low, found.high, found.basis) == (3.0, 3.0, 3.0, estimates.EXACT)

@@ -50,6 +50,20 @@ def test_sentences_are_resampled_whole():
     assert twice["tokens"][0] == 1000
 
 
+def test_intervals_of_bins_are_normal_for_many_sentences_and_missing_for_one():
+    rng = np.random.default_rng(4)
+    n, counts = 3000, np.arange(20, 0, -1)  # ids in the order of their ranks
+    change = rng.normal(-0.2, 1.5, size=n + 1)
+    words = np.append(np.zeros(n, int), 15)  # the last word once, in a sentence of its own
+    table = change_by_bin(change, words, np.arange(n + 1), counts, resamples=2000, seed=0)
+    first, last = (row for _, row in table.iterrows())
+    half = 1.96 * change[:n].std() / math.sqrt(n)
+    expected = (change[:n].mean() - half, change[:n].mean() + half)
+    assert (first["low"], first["high"]) == pytest.approx(expected, abs=0.1 * half)
+    assert last["mean"] == pytest.approx(change[n])
+    assert np.isnan([last["low"], last["high"]]).all()
+
+
 def test_a_bootstrap_needs_two_sentences():
     with pytest.raises(ValueError, match="at least two sentences, not 1"):
         interval_of_mean(np.ones(1), 10, 0)

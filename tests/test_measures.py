@@ -1,12 +1,13 @@
 """Measures for the ledger: names, values and intervals, against small cases."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from paperlib.estimates import LIMITED, ONE_RUN, Estimate
+from paperlib.estimates import LIMITED, NO_GAIN, ONE_RUN, Estimate
 from paperlib.reporting import measures, paper
 from paperlib.reporting.claims import declared, ledger
 from paperlib.settings import StreamTraining, load
@@ -38,7 +39,8 @@ def test_the_papers_own_table_reproduces_every_claim_about_it():
         for name, claim in declared().items()
         if claim.measure in found and claim.rule in ("size", "near") and "-" in claim.measure
     }
-    assert len(about) > 15
+    assert len(about) > 16
+    assert "perturbed_ftd_overestimates_frequent" in about
     assert {entry["verdict"] for entry in ledger(about, table)} == {"reproduced"}
     assert found["order.smallest_gap"].value == pytest.approx(0.01)
 
@@ -102,13 +104,75 @@ def test_what_has_the_papers_size():
 
 
 @pytest.mark.parametrize(
-    ("epoch", "schedule", "basis"),
-    [(9, "plateau", ONE_RUN), (10, "plateau", LIMITED), (9, "linear", LIMITED)],
+    ("epoch", "schedule", "basis", "low", "high"),
+    [
+        (9, "plateau", ONE_RUN, math.nan, math.nan),
+        (10, "plateau", LIMITED, 14, math.inf),
+        (9, "linear", LIMITED, math.nan, math.nan),
+    ],
 )
-def test_a_training_that_its_limit_ended_has_no_length_of_its_own(epoch, schedule, basis):
+def test_a_training_that_its_limit_ended_is_known_from_below(epoch, schedule, basis, low, high):
     training = StreamTraining(max_epochs=10, schedule=schedule)
-    found = measures._epochs(Progress(1.0, epoch=epoch, best_epoch=7), training)
-    assert (found.value, found.basis) == (7, basis)
+    found = measures._epochs(Progress(1.0, epoch=epoch, best_epoch=7), training, parts=2)
+    assert (found.value, found.basis) == (14, basis)
+    assert (found.low, found.high) == pytest.approx((low, high), nan_ok=True)
+
+
+class Finetuning:
+    """What :func:`measures.of_finetuning` reads of a study; three epochs at most."""
+
+    name = "study"
+
+    def __init__(self, perplexities):
+        history = [
+            {"perplexity": value, "loss": math.log(value), "reverse_kl": 0.0}
+            for value in perplexities
+        ]
+        best = int(np.argmin(perplexities))
+        progress = Progress(1.0, epoch=len(perplexities) - 1, best_epoch=best)
+        self.run = SimpleNamespace(history=history, progress=progress)
+        self.settings = SimpleNamespace(finetuning=StreamTraining(max_epochs=3))
+
+    def options(self):
+        return ["discriminator"]
+
+    def finetuned(self, option="discriminator"):
+        return self.run
+
+
+@pytest.mark.parametrize(
+    ("perplexities", "share", "basis"),
+    [
+        ([60.0, 52.0, 50.0, 51.0], 0.8, LIMITED),
+        ([60.0, 50.0, 51.0], 1.0, ONE_RUN),
+        ([60.0, 61.0, 62.0], math.nan, NO_GAIN),
+    ],
+)
+def test_the_first_epochs_share_is_one_of_a_whole_alone(perplexities, share, basis):
+    found = measures.of_finetuning(Finetuning(perplexities))["study.discriminator.first_epoch"]
+    assert found.value == pytest.approx(share, nan_ok=True)
+    assert found.basis == basis
+
+
+def test_no_gain_has_no_share_under_dynamic_evaluation():
+    def share(static, dynamic):
+        study = SimpleNamespace(
+            name="study",
+            settings=SimpleNamespace(dynamic=True),
+            initial="initial",
+            finetuned=lambda: "finetuned",
+            perplexities=lambda model: dict.fromkeys(("valid", "test"), static[model]),
+            dynamic=lambda model: dict.fromkeys(("valid", "test"), dynamic[model]),
+        )
+        return measures.of_dynamic(study)["study.dynamic_share"]
+
+    dynamic = {"initial": 40.0, "finetuned": 39.0}
+    found = share({"initial": 60.0, "finetuned": 58.0}, dynamic)
+    assert found.value == pytest.approx(math.log(40 / 39) / math.log(60 / 58))
+    for finetuned in (60.0, 61.0):
+        found = share({"initial": 60.0, "finetuned": finetuned}, dynamic)
+        assert math.isnan(found.value)
+        assert found.basis == NO_GAIN
 
 
 def test_curves_are_compared_by_quotients():
@@ -125,6 +189,13 @@ def test_curves_are_compared_by_quotients():
     assert found["curves.cross_entropy_0.01.lift"] == 1.2
     assert found["curves.discriminator_0.1.of_p_hat"] == 0.8
     assert "curves.oscillation_faster.frequent" not in found
+
+    without_gain = seed.copy()
+    without_gain.loc["discriminator_0.1", "best_change"] = 0.0
+    for seeds in ([without_gain], [seed, without_gain]):
+        share = measures.of_curves(seeds)["curves.cross_entropy_0.1.share_of_gain"]
+        assert math.isnan(share.value)
+        assert share.basis == NO_GAIN
 
     with_faster = pd.concat([seed, seed.iloc[:1].rename(lambda _: "discriminator_1") * 5])
     twice = with_faster.assign(frequent=with_faster["frequent"] * 4)

@@ -128,13 +128,54 @@ def test_the_conclusion_counts_and_names_key_claims():
     declared = claims.declared()
     assert summary.KEY_CLAIMS.keys() <= declared.keys()
     entries = claims.ledger(declared, load_measures(FOLDER))
-    counts, named = summary.conclusion(entries)
-    assert str(claims.count(entries)[claims.REPRODUCED]) in counts
+    assert {name for name, one in declared.items() if one.control} >= summary.CONTROLS.keys()
+    counts, named, controls = summary.conclusion(entries)
+    assert f" {claims.count(entries)[claims.REPRODUCED]} reproduce" in counts
     run = {entry["claim"] for entry in entries if entry["verdict"] != claims.NOT_RUN}
     for name, words in summary.KEY_CLAIMS.items():
+        assert not declared[name].control
         assert (words in named) == (name in run)
+    for name, words in summary.CONTROLS.items():
+        assert (words in controls) == (name in run)
+    theirs = sum(not one.control for one in declared.values())
+    assert f"Of {theirs} claims of the paper" in counts
     parts = summary.by_part(entries)
-    assert sum(sum(numbers.values()) for numbers in parts.values()) == len(entries)
+    assert sum(sum(numbers.values()) for numbers in parts.values()) == theirs
+
+
+@pytest.mark.parametrize(
+    ("place", "part"),
+    [
+        ("section 3, after Proposition 1", "Proposition 1"),
+        ("Proposition 1", "Proposition 1"),
+        ("section 3", "Section 3, Table 1"),
+        ("section 3, section 5", "Section 3, Table 1"),
+        ("section 3, Figure 2", "Section 3, Figures 1 and 2"),
+        ("section 4.1, Figure 3", "Section 4.1, Table 2, Figure 3"),
+        ("abstract, Table 2", "Section 4.1, Table 2, Figure 3"),
+        ("section 4.2, Table 3", "Section 4.2, Table 3"),
+        ("section 4.3", "Section 4.3, at scale"),
+        ("section 2.2", "Section 2"),
+        ("abstract, section 5", "Abstract, section 5"),
+    ],
+)
+def test_parts_of_the_paper(place, part):
+    assert summary.part_of(place) == part
+    assert place in {one.place for one in claims.declared().values()}
+
+
+def test_consequences_of_the_proposition_are_counted_with_it():
+    declared = claims.declared()
+    for name in ("direction", "step_order", "step_factor"):
+        assert summary.part_of(declared[name].place) == "Proposition 1"
+
+
+def test_controls_are_labelled_on_the_page(page):
+    controls = [one for one in claims.declared().values() if one.control]
+    assert len(controls) == page.count("Our control: ") == 4
+    for one in controls:
+        says = html.escape(one.says, quote=False).replace("'", "&#39;")
+        assert f"Our control: {says}" in page
 
 
 def test_fine_tunings_that_kept_their_start_are_named(page):

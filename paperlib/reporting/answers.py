@@ -50,13 +50,16 @@ def better_discriminator(compare: Comparisons, pairs: pd.DataFrame) -> Iterator[
 
 def where_p_hat_parts(classes: pd.DataFrame) -> Iterator[str]:
     """Question 1, where p̂ and p part, from ``p_hat_by_class``."""
-    rms = classes.pivot(index="class", columns="estimate", values="rms")
-    ours = "p̂ (discriminator)"
-    for name, row in rms.iterrows():
-        change = row[ours] / row["q₀"] - 1
-        says = "nearer to" if change < 0 else "farther from"
-        yield f"{name}: p̂ is {says} p than q₀ is, by {abs(change):.1%} (rms {row[ours]:.2f} nats)."
-    yield f"p̂ and p part most at: {rms[ours].idxmax()}."
+    ours = classes[classes["estimate"] == "p̂ (discriminator)"]
+    for _, row in ours.iterrows():
+        low, high = row["change_low"], row["change_high"]
+        says = "nearer to p than" if high < 0 else "farther from p than" if low > 0 else ""
+        yield (
+            f"{row['class']}: p̂ is {says or 'no nearer to p and no farther from it than'} q₀ is: "
+            f"{row['change']:+.1%} ({low:+.1%} to {high:+.1%}), rms {row['rms']:.2f} nats."
+        )
+    most = ours[ours["rms_high"] >= ours["rms_low"].max()]
+    yield f"p̂ and p part most at: {' or '.join(most['class'])}."
 
 
 def divergences(table: pd.DataFrame) -> Iterator[str]:

@@ -5,7 +5,7 @@
 *reproduced* and a wider one for *partly*, and looks at the interval, not at the value. The verdict
 is *reproduced* if the interval lies in the inner band, *not reproduced* if it lies outside of the
 outer one, and *partly* otherwise; a number without an interval is *partly* at best. Each verdict
-has its reason.
+has its reason. Controls of ours stand among the claims, labelled, and are counted apart.
 """
 
 import json
@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import ValidationError, model_validator
 
 from paperlib import notebooks
-from paperlib.estimates import LIMITED, ONE_RUN
+from paperlib.estimates import LIMITED, NO_GAIN, ONE_RUN
 from paperlib.settings import Settings, SettingsError
 
 CLAIMS = Path(__file__).parents[1] / "claims.toml"
@@ -37,9 +37,11 @@ COMPARABLE = 0.1
 """Relative distance up to which a perplexity to start from is comparable with the paper's."""
 
 NOT_MEASURED = "nothing was run that measures it"
+NO_NUMBER = "what it speaks of did not occur in this run, so there is no number"
 OTHER_SIZE = "it speaks of the paper's size, and this run has another"
 WITHIN = "the whole interval is in the rule's band"
 UNMOVED = "fine-tuning kept the weights it started from (best epoch 0)"
+CONTROL = "Our control"
 
 
 class Claim(Settings):
@@ -60,6 +62,7 @@ class Claim(Settings):
     paper_start: float | None = None
     cell: str | None = None
     note: str = ""
+    control: bool = False
 
     @model_validator(mode="after")
     def _rule_has_what_it_needs(self) -> Self:
@@ -115,16 +118,22 @@ class Claim(Settings):
         """*reproduced*, *partly* or *not reproduced* for a measure and its interval; and why.
 
         ``basis`` says what the interval is over; of one run without an interval, ``low`` and
-        ``high`` are not looked at.
+        ``high`` are not looked at. One that a limit ended is judged only where it is refuted.
         """
         if basis == ONE_RUN:
             found, why = self._verdict(value, value, value)
             return (PARTLY, ONE_RUN) if found == REPRODUCED else (found, f"{why}; {ONE_RUN}")
         found, why = self._verdict(value, low, high)
+        if basis == LIMITED:
+            return found, f"{why}, already when {LIMITED.removeprefix('its training ')}"
         inner = self.bands()[0]
         if not why and 2 * (high - low) < inner[1] - inner[0] < math.inf:
             why = "at the edge of the rule's band"
         return found, why or f"the interval is too wide to tell: {basis}"
+
+    def refuted_from(self, low: float) -> bool:
+        """Whether any number from ``low`` on is *not reproduced*."""
+        return self.bands()[1][1] < low
 
     def _verdict(self, value: float, low: float, high: float) -> tuple[str, str]:
         """The reason is empty where the interval says neither."""
@@ -189,28 +198,29 @@ def ledger(claims: Mapping[str, Claim], measures: Mapping[str, dict]) -> list[di
     """One entry a claim: the claim, what was measured, the verdict and its reason, and the cell.
 
     ``measures`` is by name, each with the fields of :class:`~paperlib.estimates.Estimate` and
-    ``paper_size``. A number that is not there, such as the end of a missing interval, is None.
+    ``paper_size``. A number that is not there, such as the end of a missing interval, is None, and
+    so is an end that is infinite.
     """
     entries = []
     for name, claim in claims.items():
-        entry = claim.model_dump(include={"place", "says", "note", "paper", "unit", "measure"})
-        entry = {"claim": name} | entry | {"rule": claim.rule_in_words(), "verdict": NOT_RUN}
+        copied = {"place", "says", "note", "paper", "unit", "measure", "control"}
+        entry = {"claim": name} | claim.model_dump(include=copied)
+        entry |= {"rule": claim.rule_in_words(), "verdict": NOT_RUN}
         found = measures.get(claim.measure)
         if reason := _why_not_run(claim, found, measures):
             entry["reason"] = reason
         else:
             numbers = {key: float(found[key]) for key in ("value", "low", "high")}
             verdict, reason = claim.verdict(**numbers, basis=found["basis"])
-            if found["basis"] == ONE_RUN:
-                numbers |= {"low": None, "high": None}
-            elif "-" in claim.measure and not any(numbers.values()):
+            if found["basis"] != ONE_RUN and "-" in claim.measure and not any(numbers.values()):
                 reason = UNMOVED
-            sd = found.get("sd", math.nan)
-            runs = {"seeds": found.get("seeds"), "sd": None if math.isnan(sd) else sd}
+            numbers |= {"sd": float(found.get("sd", math.nan))}
+            numbers = {key: n if math.isfinite(n) else None for key, n in numbers.items()}
             notebook, cell = claim.cell.split("#")
             shown = {"notebook": notebooks.find(notebook).name, "cell": cell}
             decided = {"verdict": verdict, "reason": reason}
-            entry |= numbers | {"basis": found["basis"]} | runs | decided | shown
+            runs = {"basis": found["basis"], "seeds": found.get("seeds")}
+            entry |= numbers | runs | decided | shown
         entries.append(entry)
     return entries
 
@@ -219,9 +229,11 @@ def _why_not_run(claim: Claim, found: dict | None, measures: Mapping[str, dict])
     """Why this claim is *not run at this scale*; empty where it is judged."""
     if claim.measure is None and claim.note:
         return claim.note
-    if found is None or math.isnan(found["value"]):
+    if found is None:
         return NOT_MEASURED
-    if found["basis"] == LIMITED:
+    if not math.isfinite(found["value"]):
+        return NO_GAIN if found["basis"] == NO_GAIN else NO_NUMBER
+    if found["basis"] == LIMITED and not claim.refuted_from(found["low"]):
         return LIMITED
     if claim.paper_size and not found["paper_size"]:
         return OTHER_SIZE
@@ -236,15 +248,18 @@ def _why_not_run(claim: Claim, found: dict | None, measures: Mapping[str, dict])
 
 
 def save_ledger(folder: Path, profile: str, commit: str, entries: list[dict]) -> None:
-    """Write ``claims.json``: profile, commit, number of claims by verdict, and all entries."""
-    record = {"profile": profile, "commit": commit, "verdicts": count(entries), "claims": entries}
-    text = json.dumps(record, indent=1, ensure_ascii=False)
+    """Write ``claims.json``: profile, commit, numbers of claims and of controls by verdict, and all
+    entries."""
+    record = {"profile": profile, "commit": commit, "verdicts": count(entries)}
+    record |= {"controls": count(entries, controls=True), "claims": entries}
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "claims.json").write_text(text + "\n", encoding="utf-8")
 
 
-def count(entries: list[dict]) -> dict[str, int]:
-    """Number of entries by verdict."""
-    return {verdict: sum(entry["verdict"] == verdict for entry in entries) for verdict in VERDICTS}
+def count(entries: list[dict], *, controls: bool = False) -> dict[str, int]:
+    """Number of the paper's claims by verdict, or of our ``controls``."""
+    verdicts = [entry["verdict"] for entry in entries if entry["control"] == controls]
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
 
 
 def for_people(entries: list[dict]) -> pd.DataFrame:
@@ -252,7 +267,7 @@ def for_people(entries: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Place": entry["place"],
-            "The paper says": entry["says"],
+            "The paper says": statement(entry),
             "Paper": "" if entry["paper"] is None else significant(entry["paper"]),
             "Ours": measured(entry),
             "Seeds": str(entry.get("seeds") or ""),
@@ -265,13 +280,20 @@ def for_people(entries: list[dict]) -> pd.DataFrame:
     )
 
 
+def statement(entry: dict) -> str:
+    """What the paper says; of a control, that it is ours."""
+    return f"{CONTROL}: {entry['says']}" if entry["control"] else entry["says"]
+
+
 def measured(entry: dict) -> str:
     """Value and interval of an entry in a few digits, with the unit; nothing if it was not run."""
     if "value" not in entry:
         return ""
     unit = f" {entry['unit']}" if entry["unit"] else ""
     text = f"{significant(entry['value'])}{unit}"
-    if entry["low"] is None or entry["low"] == entry["high"]:
+    if entry["basis"] == LIMITED:
+        return f"at least {text}"
+    if None in (entry["low"], entry["high"]) or entry["low"] == entry["high"]:
         return text
     return f"{text} ({significant(entry['low'])} to {significant(entry['high'])})"
 

@@ -16,7 +16,16 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from paperlib.corpus_study import CorpusStudy
-from paperlib.estimates import LIMITED, Estimate, estimate, interval, over_seeds, resampled_sums
+from paperlib.estimates import (
+    LIMITED,
+    NO_GAIN,
+    ONE_RUN,
+    Estimate,
+    estimate,
+    interval,
+    over_seeds,
+    resampled_sums,
+)
 from paperlib.large_study import LargeStudy
 from paperlib.reporting.tables import TABLE1_COLUMNS, TABLE1_STEPS, save_table
 from paperlib.settings import Experiment, StreamTraining, Synthetic, load
@@ -113,7 +122,7 @@ def of_table1(seeds: Sequence[dict], resampled: dict) -> dict[str, Estimate]:
         for model in seeds[0]
         for column in columns
     }
-    steps = (*TABLE1_STEPS, *(("true", model) for model in ("initial", "initial_ftd", "perturbed")))
+    steps = (*TABLE1_STEPS, *(("true", model) for model in seeds[0] if model != "true"))
     found |= {
         f"{after}-{before}.{column}": of(
             lambda rows, a=after, b=before, c=column: rows[a][c] - rows[b][c]
@@ -181,7 +190,7 @@ def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
     ``oscillation`` is cross-entropy's at 0.1 by that with discriminator at 0.1, and
     ``oscillation_faster`` by that with discriminator at 1, where the profile draws it;
     ``share_of_gain`` is what cross-entropy at 0.1 gains in validation perplexity by what
-    fine-tuning with discriminator does, a share that may be 0 or below.
+    fine-tuning with discriminator does, not a number where that is nothing for some seed.
     """
     alone, discriminator, faster = "cross_entropy_0.1", "discriminator_0.1", "discriminator_1"
 
@@ -191,7 +200,9 @@ def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
 
     found = {f"curves.{run}.lift": of(run, "lift") for run in (alone, "cross_entropy_0.01")}
     found[f"curves.{discriminator}.of_p_hat"] = of(discriminator, "of_p_hat")
-    share = of(alone, "best_change", discriminator, quotients=False)
+    share = Estimate.single(math.nan, NO_GAIN)
+    if all(seed.loc[discriminator, "best_change"] < 0 for seed in seeds):
+        share = of(alone, "best_change", discriminator, quotients=False)
     found[f"curves.{alone}.share_of_gain"] = share
     for name, by in (("oscillation", discriminator), ("oscillation_faster", faster)):
         if by in seeds[0].index:
@@ -204,11 +215,12 @@ def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
 
 
 def of_discriminator(study: TextStudy) -> dict[str, Estimate]:
-    """Best validation D − log 4 (nats), and the epoch that reached it."""
+    """Best validation D − log 4 (nats), and the epoch that reached it; of section 4.3, the part."""
     run = study.discriminator.progress
+    length = _epochs(run, study.settings.discriminator, _parts_an_epoch(study))
     return {
         f"{study.name}.discriminator.below_log4": Estimate.single(run.best - math.log(4)),
-        f"{study.name}.discriminator.best_epoch": _epochs(run, study.settings.discriminator),
+        f"{study.name}.discriminator.best_epoch": length,
     }
 
 
@@ -218,11 +230,11 @@ def of_finetuning(study: TextStudy) -> dict[str, Estimate]:
     ``…_change`` is from the option's own start to its best epoch (nats). ``smaller_change`` is the
     relative change of loss or perplexity to the best of the epochs, whichever is the better: above
     0 where both increase. ``first_epoch`` is the first epoch's share of the decrease in perplexity,
-    where there is any.
+    where there is any; of a training that its limit ended, it is no share of the whole.
     """
     start = study.finetuned().history[0]
     found = {f"initial.{name}": start[name] for name in ("loss", "reverse_kl")}
-    epochs = {}
+    training, others = study.settings.finetuning, {}
     for option in study.options():
         run = study.finetuned(option)
         before, after = run.history[0], run.history[1:]
@@ -232,23 +244,43 @@ def of_finetuning(study: TextStudy) -> dict[str, Estimate]:
             for name in ("loss", "perplexity")
         ]
         gain = before["perplexity"] - best["perplexity"]
-        first = (before["perplexity"] - after[0]["perplexity"]) / gain if gain > 0 else math.nan
+        first = Estimate.single(math.nan, NO_GAIN)
+        if gain > 0:
+            share = (before["perplexity"] - after[0]["perplexity"]) / gain
+            first = Estimate.single(share, LIMITED if _limited(run.progress, training) else ONE_RUN)
         for name in ("loss", "reverse_kl"):
             found |= {
                 f"{option}.{name}": best[name],
                 f"{option}.{name}_change": best[name] - before[name],
             }
-        found |= {f"{option}.smaller_change": min(changes), f"{option}.first_epoch": first}
-        length = _epochs(run.progress, study.settings.finetuning)
-        epochs[f"{study.name}.{option}.finetuning_epochs"] = length
-    singles = {f"{study.name}.{name}": Estimate.single(value) for name, value in found.items()}
-    return singles | epochs
+        found[f"{option}.smaller_change"] = min(changes)
+        others |= {
+            f"{option}.first_epoch": first,
+            f"{option}.finetuning_epochs": _epochs(run.progress, training, _parts_an_epoch(study)),
+        }
+    singles = {name: Estimate.single(value) for name, value in found.items()}
+    return {f"{study.name}.{name}": one for name, one in (singles | others).items()}
 
 
-def _epochs(run: Progress, training: StreamTraining) -> Estimate:
-    """The best epoch, as the length that a training needed: known where a plateau ended it."""
-    limited = run.epoch >= training.max_epochs or training.schedule == "linear"
-    return Estimate.single(run.best_epoch, *([LIMITED] if limited else []))
+def _limited(run: Progress, training: StreamTraining) -> bool:
+    return run.epoch >= training.max_epochs or training.schedule == "linear"
+
+
+def _epochs(run: Progress, training: StreamTraining, parts: int = 1) -> Estimate:
+    """The best epoch, in ``parts`` each, as the length that a training needed.
+
+    It is known where a plateau ended the training; where the limit of epochs did, from below. A
+    linear schedule says nothing about it: it ends at its limit by itself.
+    """
+    best = run.best_epoch * parts
+    if not _limited(run, training):
+        return Estimate.single(best)
+    linear = training.schedule == "linear"
+    return Estimate.single(best, LIMITED) if linear else Estimate.at_least(best, LIMITED)
+
+
+def _parts_an_epoch(study: TextStudy) -> int:
+    return study.text.parts_at_once if isinstance(study, LargeStudy) else 1
 
 
 def of_text(study: TextStudy) -> dict[str, Estimate]:
@@ -275,8 +307,8 @@ def of_dynamic(study: CorpusStudy) -> dict[str, Estimate]:
 
     ``finetuned_dynamic-finetuned`` is dynamic less static evaluation, and
     ``finetuned_dynamic-initial_dynamic`` the fine-tuned less the initial model. The share is what
-    dynamic evaluation leaves of fine-tuning's gain in log perplexity on the test text. Nothing
-    where the profile does not run it.
+    dynamic evaluation leaves of fine-tuning's gain in log perplexity on the test text, where there
+    is any. Nothing where the profile does not run it.
     """
     if study.settings.dynamic is None:
         return {}
@@ -291,9 +323,12 @@ def of_dynamic(study: CorpusStudy) -> dict[str, Estimate]:
             f"finetuned_dynamic-initial_dynamic.{split}_ppl": tuned[split]
             - dynamic["initial"][split],
         }
-    gains = [math.log(of["finetuned"]["test"] / of["initial"]["test"]) for of in (dynamic, static)]
-    found["dynamic_share"] = gains[0] / gains[1] if gains[1] else math.nan
-    return {f"{study.name}.{name}": Estimate.single(value) for name, value in found.items()}
+    gains = [math.log(of["initial"]["test"] / of["finetuned"]["test"]) for of in (dynamic, static)]
+    measured = {name: Estimate.single(value) for name, value in found.items()}
+    measured["dynamic_share"] = Estimate.single(math.nan, NO_GAIN)
+    if gains[1] > 0:
+        measured["dynamic_share"] = Estimate.single(gains[0] / gains[1])
+    return {f"{study.name}.{name}": one for name, one in measured.items()}
 
 
 def perplexities_of_stretches(log_q: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
