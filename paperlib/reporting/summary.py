@@ -34,7 +34,7 @@ PARTS = {
     "Section 4.3, at scale": ("4.3",),
     "Section 4.2, Table 3": ("4.2", "Table 3"),
     "Section 4.1, Table 2, Figure 3": ("4.1", "Table 2"),
-    "Proposition 1": ("Proposition",),
+    "Proposition 1": ("Proposition", "appendix B"),
     "Section 3, Figures 1 and 2": ("Figure",),
     "Section 3, Table 1": ("Table 1", "section 3"),
     "Appendix A": ("appendix A",),
