@@ -8,14 +8,20 @@ not tell: they are committed, so a fresh clone has them without having run anyth
 """
 
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
 
 import paperlib
 from paperlib import launch, notebooks, paths, settings
+from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+KEYS = ["profile", "seeds", "experiments", "processes", "machines", "supervised"]
+if unknown := sorted(set(config) - set(KEYS)):
+    raise WorkflowError(f"--config has no {', '.join(unknown)}; it has {', '.join(KEYS[:-1])}.")
+paths.settle()
 
 PROFILE = config.get("profile", "quick")
 SEEDS = config.get("seeds")  # None: as many as the profile says
@@ -23,11 +29,17 @@ EXPERIMENTS = config.get("experiments")  # None: all that the profile has
 PROCESSES = int(config.get("processes", 1))  # of section 4.3, on each machine
 MACHINES = int(config.get("machines", 1))
 SUPERVISED = "supervised" in config  # by `python -m paperlib run`
+if PROFILE not in settings.names():
+    there_are = ", ".join(settings.names())
+    raise WorkflowError(f"there is no profile {PROFILE!r}; choose one of {there_are}.")
 PLAN = settings.load(PROFILE, seeds=SEEDS, experiments=EXPERIMENTS)
 NOTEBOOKS = [book for book in notebooks.declared().values() if book.has_part_in(PLAN)]
 CORES = workflow.cores or 1
 # Trainings share the cores: small networks gain more from running side by side than from threads.
 THREADS = max(1, CORES // min(CORES, PLAN.synthetic.seeds + len(PLAN.corpora)))
+
+# A task a machine with all of its cores: srun does not take their number from the job.
+SRUN = "srun --ntasks-per-node=1 --cpus-per-task={threads} --kill-on-bad-exit=1 "
 
 
 def local(path):
@@ -41,9 +53,10 @@ REPORT = f"{MARKS}/failure.txt"
 # A change of these redoes everything, in seconds where the trainings stay the same. What only
 # starts and watches is left out.
 STARTERS = {"__main__.py", "cli.py", "jobs.py", "launch.py", "notebooks.py"}
-SOURCES = [str(paths.PROFILES / f"{PROFILE}.toml")] + sorted(
-    str(path) for path in Path(paperlib.__file__).parent.rglob("*.py") if path.name not in STARTERS
-)
+LIBRARY = Path(paperlib.__file__).parent
+SOURCES = [str(paths.PROFILES / f"{PROFILE}.toml")]
+SOURCES += [str(LIBRARY / name) for name in ("claims.toml", "reporting/report.html.j2")]
+SOURCES += sorted(str(path) for path in LIBRARY.rglob("*.py") if path.name not in STARTERS)
 
 
 def trainings_of(notebook):
@@ -131,6 +144,9 @@ rule large:
             if MACHINES > 1
             else ""
         ),
+        # With another text to be had it is done again; so below.
+        data=os.environ.get("PAPERLIB_DATA", ""),
+        text=launch.text_there_is(PLAN.large.folder) if PLAN.large and PLAN.large.folder else "",
     threads: THREADS
     resources:
         gpu_jobs=1,
@@ -145,7 +161,7 @@ rule large:
         job(
             "large --profile {PROFILE} --output {output:q} {params.together}",
             "The large-scale experiment",
-            launcher="srun --ntasks-per-node=1 --kill-on-bad-exit=1 " if MACHINES > 1 else "",
+            launcher=SRUN if MACHINES > 1 else "",
         )
 
 
@@ -156,6 +172,8 @@ rule experiment:
         MARKS + "/experiment_{experiment}.json",
     params:
         line=lambda wildcards: PLAN.synthetic.seeds + list(PLAN.corpora).index(wildcards.experiment),
+        data=os.environ.get("PAPERLIB_DATA", ""),
+        text=lambda wildcards: launch.text_there_is(PLAN.corpora[wildcards.experiment].corpus),
     threads: THREADS
     resources:
         gpu_jobs=1,

@@ -3,8 +3,6 @@
 set -euo pipefail
 
 unset CDPATH
-cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
-project=$(pwd -P)
 
 usage() {
     cat <<'END'
@@ -29,7 +27,8 @@ where the results are. What is done and unchanged is not done again; what was in
   --help          show this
 
 Environment variables: PYTHON, the Python to make .venv with (3.11 or newer); PAPERLIB_RUNS, a
-folder for trained models in place of runs/; PAPERLIB_GPU_JOBS, how many trainings share a GPU (3).
+folder for trained models in place of runs/; PAPERLIB_DATA, a folder of texts to look in before
+data/; PAPERLIB_GPU_JOBS, how many trainings share a GPU (3).
 An active conda environment called paperlib (see environment.yml) is used in place of .venv.
 END
 }
@@ -40,6 +39,27 @@ fail() { # one sentence for the user, and an exit code
     say "run_all.sh: $1"
     exit "${2:-1}"
 }
+
+# Folders: the user's, where relative ones begin, and the project
+
+for variable in PAPERLIB_RUNS PAPERLIB_DATA; do
+    case ${!variable:-} in
+        '' | /* | '~'*) ;; # what stands for a home is put in later
+        *) export "$variable=$PWD/${!variable}" ;;
+    esac
+done
+
+has_project() { [[ -d $1/paperlib/profiles ]]; }
+
+project=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+# Slurm runs a copy of what it is given, in a folder of its own.
+if ! has_project "$project" && has_project "${SLURM_SUBMIT_DIR:-}"; then
+    project=$SLURM_SUBMIT_DIR
+fi
+has_project "$project" || fail "there is no paperlib/ beside it, in $project; start it where the \
+project is, under Slurm with --wrap as in docs/cluster.md."
+cd -- "$project"
+project=$(pwd -P)
 
 # Options, checked before anything is installed
 

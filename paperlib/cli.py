@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from paperlib import notebooks
+from paperlib import notebooks, paths
 from paperlib.jobs import INTERRUPTED, fail, in_processes, job
 from paperlib.notebooks import NotebookError, UsageError
 
@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; 2 where the user has to change something."""
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
+    paths.settle()
     # Threads that wait shall spin for microseconds, then sleep: spinning for long, as by default,
     # they all but stop a training on a busy machine; without spinning, two are no faster than one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -41,7 +42,7 @@ def run(**options) -> int:
     """Run the notebooks of a profile, in order; what is done and unchanged is not done again."""
     from paperlib import launch
 
-    _profile(options["profile"] or "quick", options["seeds"], options["experiments"])
+    _named_profile(options["profile"] or "quick", options["seeds"], options["experiments"])
     try:
         return launch.launch(**options)
     except launch.LaunchError as error:
@@ -53,7 +54,7 @@ def notebook(
     name: str, profile: str, seeds: int | None, experiments: str | None, report: Path | None
 ) -> int:
     """Execute one notebook with papermill."""
-    _profile(profile, seeds, experiments)
+    _named_profile(profile, seeds, experiments)
     try:
         notebooks.run(notebooks.find(name), profile, seeds, experiments)
     except NotebookError as error:
@@ -90,18 +91,10 @@ def experiment(profile: str, name: str, output: Path, report: Path | None) -> in
     if name not in loaded.corpora:
         names = ", ".join(loaded.corpora) or "none"
         raise UsageError(f"Profile {profile} has no experiment {name!r}; it has: {names}.")
-    from paperlib.corpora import CorpusError
     from paperlib.corpus_study import run_experiment
 
     print(f"Section 4, {name}: what is trained already is found again.", file=sys.stderr)
-
-    def compute() -> dict:
-        try:
-            return run_experiment(loaded, name)
-        except CorpusError as error:
-            raise UsageError(f"{error}.") from None
-
-    return job(f"The experiment {name}", compute, output, report)
+    return job(f"The experiment {name}", lambda: run_experiment(loaded, name), output, report)
 
 
 def large(
@@ -115,20 +108,15 @@ def large(
         arguments = ["large", "--profile", profile, "--output", str(output)]
         return in_processes(arguments, report, processes, machines, meet)
     from paperlib import distributed
-    from paperlib.corpora import CorpusError
     from paperlib.large_study import run_large
-    from paperlib.shards.documents import TextError
 
     def compute() -> dict | None:
-        try:
-            with distributed.together():
-                first = distributed.rank() == 0
-                if first:
-                    print("Section 4.3: what is trained already is found again.", file=sys.stderr)
-                result = run_large(loaded)
-            return result if first else None
-        except (CorpusError, TextError) as error:
-            raise UsageError(f"{error}.") from None
+        with distributed.together():
+            first = distributed.rank() == 0
+            if first:
+                print("Section 4.3: what is trained already is found again.", file=sys.stderr)
+            result = run_large(loaded)
+        return result if first else None
 
     return job("The large-scale experiment", compute, output, report)
 
@@ -236,9 +224,22 @@ def _profile(name: str, seeds: int | None = None, experiments: str | None = None
         raise UsageError(f"{error}.") from None
 
 
+def _named_profile(name: str, seeds: int | None, experiments: str | None) -> None:
+    """Refuse what is no profile, and a path, for results lie in a folder of the profile's name."""
+    if name.endswith(".toml"):
+        raise UsageError(f"A profile is run by its name: copy {name} into {paths.PROFILES}.")
+    _profile(name, seeds, experiments)
+
+
 def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
     return int(text)
 
 
@@ -285,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
     for_profile(sub, help="medium with a CUDA GPU, quick without, unless given")
     sub.add_argument("--only", metavar="03", help="one notebook and what it depends on")
     selecting(sub)
-    sub.add_argument("--cores", type=int, metavar="N", help="processor cores (default: all)")
+    sub.add_argument("--cores", type=_number, metavar="N", help="processor cores (default: all)")
     sub.add_argument("--force", action="store_true", help="run notebooks that are up to date too")
 
     sub = add("notebook", notebook)
@@ -296,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("synthetic", synthetic)
     for_profile(sub, required=True)
-    sub.add_argument("--seed", type=int, required=True, metavar="K")
+    sub.add_argument("--seed", type=_seed, required=True, metavar="K")
     sub.add_argument("--output", type=Path, required=True, metavar="PATH")
     reporting(sub)
 

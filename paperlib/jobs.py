@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from paperlib.notebooks import UsageError
+from paperlib.notebooks import FOR_USERS, UsageError
 
 INTERRUPTED = 130
 """Exit code of what the user stopped."""
@@ -41,20 +41,17 @@ def in_processes(
 
 def job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
     """Write what ``compute`` returns to ``output``, or why it failed; returns the exit code."""
-    from paperlib.checkpoints import CheckpointError
     from paperlib.distributed import Reported
-    from paperlib.hardware import HardwareError
-    from paperlib.training import TrainingError
 
     try:
         result = compute()
     except UsageError as error:
         return fail(str(error), report)
-    except (HardwareError, TrainingError, CheckpointError) as error:
-        return fail(f"{error}.", report)
     except Reported:
         return 1
     except Exception as error:
+        if type(error).__name__ in FOR_USERS:
+            return fail(f"{error}.", report)
         traceback.print_exc()
         return fail(f"{what} failed.\n{type(error).__name__}: {error}", report)
     if result is not None:  # of several processes, only the first one has something to write

@@ -4,7 +4,6 @@ Where the text is that of the synthetic language, the true distribution is known
 true perplexity and divergences.
 """
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from paperlib import distributed, settings, stages
+from paperlib import corpora, distributed, paths, settings, stages
 from paperlib.checkpoints import save
 from paperlib.divergences import kl
 from paperlib.estimates import interval_of_mean
 from paperlib.files import save_array
 from paperlib.frequency_bins import change_by_bin
+from paperlib.models.differentiated import block_sizes
+from paperlib.shards.documents import TextError
 from paperlib.shards.parts import Shards
 from paperlib.shards.prepare import TextSettings, prepare
 from paperlib.shards.texts import ShardedText, SyntheticText
@@ -47,12 +48,21 @@ class LargeStudy(TextStudy):
             sizes = {name: getattr(own, name) for name in ("part", "valid", "test", "length")}
             text = SyntheticText(language, seed, **sizes, parts_at_once=own.parts_at_once)
             key = {"words": own.words} | sizes
+        try:
+            block_sizes(text.n_words, own.network)
+        except ValueError as error:
+            raise TextError(f"the vocabulary of {self.title} is too small: {error}") from None
         super().__init__(own, "large", text, key | {"at_once": own.parts_at_once}, seed)
 
     @property
     def knows_p(self) -> bool:
         """Whether the true distribution is known."""
         return isinstance(self.text, SyntheticText)
+
+    @property
+    def text_key(self) -> dict:
+        """What the text depends on, as plain values."""
+        return self._text_key
 
     @property
     def part_tokens(self) -> int:
@@ -166,10 +176,13 @@ class LargeStudy(TextStudy):
 def _shards(own: settings.LargeScale) -> tuple[Shards | None, str]:
     """The shards that the settings name, if any, and what they are of."""
     if own.shards is not None:
-        return Shards(own.shards), f"text of the shards {own.shards.rstrip('/').split('/')[-1]}"
-    data = os.environ.get("PAPERLIB_DATA")
-    folder = Path(data).expanduser() / own.folder if own.folder and data else None
-    if folder is None or not folder.is_dir():
+        # Notebooks work in another folder than the rest.
+        address = own.shards
+        if "://" not in address:
+            address = paths.PROJECT / Path(address).expanduser()
+        return Shards(address), f"text of the shards {own.shards.rstrip('/').split('/')[-1]}"
+    folder = corpora.find(own.folder) if own.folder else None
+    if folder is None:
         return None, "the synthetic language"
     options = TextSettings(
         vocabulary=own.words, part_bytes=own.part_bytes, valid=own.held_out, test=own.held_out

@@ -31,6 +31,26 @@ def state(profile: str) -> Path:
     return paths.PROJECT / "runs" / "workflow" / profile
 
 
+def text_there_is(name: str) -> str:
+    """Which text of this name was put where texts are looked for, in a line that changes with it.
+
+    What was downloaded counts as not there: it is the text that would be downloaded. Of a text's
+    files, only those at the top are looked at.
+    """
+    for place in paths.data():
+        folder = place / name
+        if not place.is_dir() or not folder.is_dir():
+            continue
+        if (folder / paths.DOWNLOADED).exists():
+            return ""
+        try:
+            changed = (path.lstat().st_mtime_ns for path in folder.iterdir())
+            return f"{folder}, changed at {max(changed, default=0)}"
+        except OSError as error:  # whoever reads it says so
+            return str(error)
+    return ""
+
+
 def choose_profile() -> tuple[str, str]:
     """``medium`` with a CUDA GPU, ``quick`` without; and the reason."""
     # Importing torch takes seconds, so it is asked only where there may be a GPU.

@@ -22,8 +22,17 @@ if TYPE_CHECKING:  # this module has to work before anything is installed
     from paperlib.settings import Profile
 
 
-FOR_USERS = ("CorpusError", "TrainingError", "CheckpointError", "TextError")
-"""Names of the errors whose message is one sentence for the user: no trace explains more."""
+FOR_USERS = (
+    "CorpusError",
+    "_NotToBeHad",
+    "TextError",
+    "DamagedFile",
+    "HardwareError",
+    "TrainingError",
+    "CheckpointError",
+)
+"""Names of the errors whose message is one sentence for the user: no trace explains more. Of what
+failed in a kernel or another process, no more than the name is known."""
 
 
 class UsageError(Exception):

@@ -13,6 +13,9 @@ PROFILES = Path(__file__).parent / "profiles"
 NOTEBOOKS = PROJECT / "notebooks"
 """Source notebooks, without outputs."""
 
+DOWNLOADED = ".downloaded"
+"""Name of the mark in a folder of ``data/`` that nobody put there."""
+
 
 def figures(profile: str) -> Path:
     """Committed results of ``profile``: tables, figures, executed notebooks, provenance."""
@@ -21,7 +24,22 @@ def figures(profile: str) -> Path:
 
 def runs() -> Path:
     """Intermediate state (checkpoints, curves), ignored by git. ``PAPERLIB_RUNS`` moves it."""
-    return Path(os.environ.get("PAPERLIB_RUNS", PROJECT / "runs")).resolve()
+    return Path(os.environ.get("PAPERLIB_RUNS") or PROJECT / "runs").expanduser().resolve()
+
+
+def data() -> list[Path]:
+    """Folders where texts are looked for, in this order: what ``PAPERLIB_DATA`` names, if anything,
+    whether it is there or not, and the project's own."""
+    given = os.environ.get("PAPERLIB_DATA")
+    return [*([Path(given).expanduser()] if given else []), PROJECT / "data"]
+
+
+def settle() -> None:
+    """Make the folders that environment variables name absolute, for all that is started from here:
+    some of it works in another folder."""
+    for variable in ("PAPERLIB_RUNS", "PAPERLIB_DATA"):
+        if given := os.environ.get(variable):
+            os.environ[variable] = os.path.abspath(os.path.expanduser(given))
 
 
 def commit() -> str:

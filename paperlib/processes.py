@@ -13,12 +13,17 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from paperlib import threads
 from paperlib.distributed import GONE
 from paperlib.lifetime import PARENT
+from paperlib.notebooks import FOR_USERS
 from paperlib.threads import cores
 
 SECONDS_TO_STOP = 15
 """What processes have for their ends when one of them has failed."""
+
+SECONDS_TO_MEET = 600
+"""What machines have to find each other in: PyTorch's own for those that have found the host."""
 
 
 class ProcessesError(Exception):
@@ -39,13 +44,16 @@ def run(
     """``python -m paperlib`` with ``arguments`` in some processes on this machine.
 
     On several machines this is called on each with the same ``meet``, the host and port of one of
-    them. Raises :class:`ProcessesError` as soon as one fails, having ended the others, and
+    them. They share the threads that ``OMP_NUM_THREADS`` allows, or else the cores. Raises
+    :class:`ProcessesError` as soon as one fails, having ended the others, and
     ``KeyboardInterrupt`` where the user does.
     """
     # What it has to say about a failure is in the exception.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[PARENT] = str(os.getpid())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    there_are = int(given) if given.isdecimal() else cores()
+    os.environ |= threads.settings(max(1, there_are // processes))
     config = LaunchConfig(
         min_nodes=machines,
         max_nodes=machines,
@@ -53,6 +61,7 @@ def run(
         run_id="paperlib",
         rdzv_backend="c10d",
         rdzv_endpoint=meet,
+        rdzv_configs={"read_timeout": SECONDS_TO_MEET},  # of who comes before the host does
         max_restarts=0,
         shutdown_timeout=SECONDS_TO_STOP,
         logs_specs=DefaultLogsSpecs(),
@@ -105,8 +114,12 @@ def _error(rank: int, number: int, failure: ProcessFailure) -> ProcessesError:
     elif _follows(failure):
         what = f"had to stop: {GONE}"
     elif isinstance(recorded, dict):
-        what = f"failed: {recorded['message']}"
-        traceback = recorded["extraInfo"]["py_callstack"]
+        kind, _, says = recorded["message"].partition(": ")
+        if kind in FOR_USERS:
+            what = f"failed: {says}"
+        else:
+            what = f"failed: {recorded['message']}"
+            traceback = recorded["extraInfo"]["py_callstack"]
     else:
         what = f"ended with exit code {failure.exitcode}"
     after = "What is finished stays; the next start goes on from the last checkpoint."

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from paperlib import distributed, hardware, settings, stages
+from paperlib import distributed, hardware, settings, stages, threads
 from paperlib.checkpoints import load_json
 from paperlib.large_study import LargeStudy
 from paperlib.models.differentiated import block_sizes
@@ -72,7 +72,7 @@ def throughput(profile: Profile, streams: int | None = None) -> dict:
     (``seconds``) and without (``work``), of the update of the weights in it (``update``), and of an
     exchange by itself (``exchange``); ``busy`` is how many cores one process keeps busy at work.
     ``memory`` is the peak (bytes) of this process in a step of the discriminator, on ``tokens``
-    tokens, of which it held ``base`` before there were models.
+    tokens, of which it held ``base`` before there were models. ``n_words`` are the text's.
     """
     study = LargeStudy(profile)
     training = study.settings.language_model
@@ -86,6 +86,7 @@ def throughput(profile: Profile, streams: int | None = None) -> dict:
             one.step(number)
     parameters = sum(parameter.numel() for parameter in study.new_model().parameters())
     return {
+        "n_words": study.text.n_words,
         "processes": distributed.size(),
         "streams": training.batch_size,
         "parameters": parameters,
@@ -189,7 +190,7 @@ def measured(profile: str, numbers: Sequence[int], streams: int = STREAMS) -> pd
     seconds = ((alone["work"] - update) / number + update) * crowd + table["exchange"]
     table["predicted"] = table["words_per_second"] * table["seconds"] / seconds
     table["error"] = table["predicted"] / table["words_per_second"] - 1
-    network, words = _network(profile)
+    network, words = _network(profile, alone["n_words"])
     table["predicted_memory"] = [
         row.base + memory(network, words, row.tokens, mixed=row.mixed) for row in table.itertuples()
     ]
@@ -218,13 +219,15 @@ def in_words(table: pd.DataFrame) -> str:
 def _measured(profile: str, number: int, streams: int) -> dict:
     large = settings.load(profile).large.model_dump(mode="json")
     key = {"large": large, "processes": number, "streams": streams, "machine": hardware.describe()}
+    # What was found may be of another text than the one that is there now.
+    key["text"] = LargeStudy(settings.load(profile)).text_key
 
     def compute(folder: Path) -> None:
         command = [sys.executable, "-m", "paperlib", "throughput", "--profile", profile]
         options = {"streams": streams, "processes": number, "output": folder / "found.json"}
         for name, value in options.items():
             command += [f"--{name}", str(value)]
-        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        subprocess.run(command, check=True, env=os.environ | threads.settings(1))
 
     return load_json(stages.once("large_timing", key, compute) / "found.json")
 
@@ -248,8 +251,8 @@ def processors_here() -> list[int]:
 
 def core(profile: str, table: pd.DataFrame) -> Processor:
     """One process of this machine by itself, as :func:`measured` found it."""
-    network, words = _network(profile)
     alone, most = table.iloc[0], table.iloc[-1]
+    network, words = _network(profile, alone["n_words"])
     update = min(alone["update"], alone["work"])
     tokens = alone["words_per_second"] * alone["seconds"]
     rate = tokens * operations(network, words) / max(alone["work"] - update, 1e-9)
@@ -322,6 +325,8 @@ def parameters_of(network: Network, words: Sequence[int]) -> int:
     return number
 
 
-def _network(profile: str) -> tuple[Network, list[int]]:
+def _network(profile: str, n_words: int | None = None) -> tuple[Network, list[int]]:
+    """The network and the words of its blocks, for so many words or else the profile's."""
     large = settings.load(profile).large
-    return large.network, block_sizes(large.words, large.network)
+    n_words = large.words if n_words is None else int(n_words)
+    return large.network, block_sizes(n_words, large.network)

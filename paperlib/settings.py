@@ -284,9 +284,10 @@ class Experiment(Settings):
 class LargeScale(Settings):
     """Section 4.3: text that comes in parts, an epoch being one part.
 
-    The text is that of ``shards`` made elsewhere, at an address that fsspec reads; or that of a
-    folder of ``PAPERLIB_DATA``, if ``folder`` names one that is there; or else sentences of the
-    synthetic language with ``words`` words.
+    The text is that of ``shards`` made elsewhere, at an address that fsspec reads, where a relative
+    folder begins in the project; or that of a folder of ``PAPERLIB_DATA`` or ``data/``, if
+    ``folder`` names one that is there; or else sentences of the synthetic language with ``words``
+    words.
     """
 
     shards: str | None = None
@@ -346,6 +347,10 @@ def load(name: str, *, seeds: int | None = None, experiments: str | None = None)
         raise SettingsError(f"there is no profile {name!r}; choose one of {', '.join(names())}")
     try:
         profile = Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path.name} is no UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise SettingsError(f"{path.name} cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path.name} is not valid TOML: {error}") from None
     except ValidationError as error:

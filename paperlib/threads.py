@@ -4,6 +4,10 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables that say how many threads compute. PyTorch goes by MKL's where it has it,
+and Snakemake sets them all."""
+
 
 def in_blocks(fill: Callable[[slice], None], size: int, block: int) -> None:
     """Call ``fill`` for slices of ``block`` rows of ``size``, in as many threads as cores, or 8."""
@@ -17,3 +21,8 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def settings(number: int) -> dict[str, str]:
+    """Of the environment of a process that computes in so many threads."""
+    return dict.fromkeys(SETTINGS, str(number))

@@ -141,7 +141,8 @@ def left(project: Path) -> list[str]:
     )
 
 
-WHOLE = [f"tiny/tiny.{split}.txt" for split in ("test", "train", "valid")]
+FILES = [f"tiny/tiny.{split}.txt" for split in ("test", "train", "valid")]
+WHOLE = [f"tiny/{paths.DOWNLOADED}", *FILES]
 
 
 def test_download_is_kept(project, offered, capsys):
@@ -236,7 +237,7 @@ def test_another_process_was_faster(project, offered, monkeypatch):
     with serving(GOOD) as server:
         offered(server.mirror)
         assert load("tiny").n_words == 6
-    assert left(project) == WHOLE
+    assert left(project) == FILES
 
 
 def test_no_network_is_noticed_within_ten_seconds():

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 
 from paperlib import notebooks, paths
 from paperlib.cli import main
+from paperlib.corpora import CorpusError
 from paperlib.large_study import LargeStudy, run_large
 from paperlib.reporting import large_tables, measures
+from paperlib.scaling import throughput
 from paperlib.settings import load
 
 PROFILE = load("smoke")
@@ -184,6 +187,50 @@ def test_a_folder_that_is_not_there_leaves_the_stream(tmp_path, monkeypatch):
     assert LargeStudy(PROFILE.model_copy(update={"large": own})).knows_p
 
 
+def test_a_place_for_texts_that_is_none_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "none"))
+    own = PROFILE.large.model_copy(update={"folder": "large"})
+    with pytest.raises(CorpusError, match="/none, which is no folder; correct or unset it"):
+        LargeStudy(PROFILE.model_copy(update={"large": own}))
+
+
+def test_a_folder_of_text_may_lie_in_the_project(folder_study, tmp_path, monkeypatch):
+    monkeypatch.delenv("PAPERLIB_DATA")
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    again = LargeStudy(PROFILE.model_copy(update={"large": folder_study.settings}))
+    assert again.text_key == folder_study.text_key
+    # Shards, too, are found from whatever folder.
+    address = Path(folder_study.text.shards.address).relative_to(tmp_path)
+    own = folder_study.settings.model_copy(update={"shards": str(address)})
+    shards = LargeStudy(PROFILE.model_copy(update={"large": own}))
+    assert shards.text_key == folder_study.text_key
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("words = 60", "words = 9", "the synthetic language is too small: the first 1 blocks"),
+        ("words = 60", 'words = 60\nshards = "s3://bucket/x"', "s3://bucket/x holds no shards"),
+    ],
+)
+def test_what_the_user_has_to_change_is_one_sentence(old, new, message, tmp_path, capsys):
+    before, large = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8").split("[large]")
+    profile = tmp_path / "own.toml"
+    profile.write_text(f"{before}[large]{large.replace(old, new, 1)}", encoding="utf-8")
+    assert main(["large", "--profile", str(profile), "--output", str(tmp_path / "x.json")]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert message in said[-1]
+    assert not any("Traceback" in line for line in said)
+
+
+def test_more_streams_than_a_part_has_words_are_one_sentence(tmp_path, capsys):
+    command = ["throughput", "--profile", "smoke", "--output", str(tmp_path / "x.json")]
+    assert main([*command, "--streams", "100000"]) == 1
+    said = capsys.readouterr().err
+    assert "is too short" in said
+    assert "Traceback" not in said
+
+
 def test_synthetic_text_is_never_the_papers(study):
     assert not measures.large_at_paper_size(study)
     assert not measures.large_at_paper_size(LargeStudy(load("paper")))
@@ -218,6 +265,15 @@ def test_timing_writes_what_it_found(tmp_path):
     assert (found["processes"], found["streams"]) == (1, 5)
     assert found["words_per_second"] > 0
     assert found["exchange"] == 0
+
+
+def test_timing_says_the_vocabulary_of_the_text(folder_study):
+    assert folder_study.settings.words == folder_study.text.n_words
+    own = folder_study.settings.model_copy(
+        update={"words": 30, "shards": folder_study.text.shards.address}
+    )
+    found = throughput(PROFILE.model_copy(update={"large": own}), 2)
+    assert found["n_words"] == folder_study.text.n_words
 
 
 @pytest.mark.parametrize("number", ["0", "-2", "two", "1.5"])

@@ -10,7 +10,9 @@ import time
 import pytest
 from conftest import launch_job, write_cell
 
-from paperlib.launch import choose_profile
+from paperlib import paths
+from paperlib.cli import main
+from paperlib.launch import choose_profile, text_there_is
 
 TABLE = """
 [00_first]
@@ -104,6 +106,27 @@ def test_failure_then_going_on(project):
     assert result(project, "second.txt") == "new"
 
 
+@pytest.mark.slow
+def test_another_text_is_noticed_and_nothing_else(fake_project, monkeypatch):
+    monkeypatch.delenv("PAPERLIB_DATA", raising=False)
+    fake_project.declare('[06_text]\nexperiments = ["mos_ptb"]\n')
+    fake_project.notebook("06_text", "print('read')")
+
+    def says(expected: str) -> None:
+        started = launch(fake_project, "--experiments", "mos_ptb")
+        assert started.returncode == 0, started.stderr
+        assert expected in started.stderr
+
+    says("Done in")
+    says("Nothing to do")
+    monkeypatch.setenv("PAPERLIB_DATA", str(fake_project.folder / "texts"))
+    says("Done in")
+    says("Nothing to do")
+    (fake_project.folder / "texts" / "embedded").mkdir(parents=True)
+    says("Done in")
+    says("Nothing to do")
+
+
 def test_killed_kernel_ends_it_within_seconds_whatever_else_runs(project):
     project.notebook("00_first", write_cell("first.txt"), SLEEP)
     project.notebook("01_second", "import os, time\ntime.sleep(3)\nos.kill(os.getpid(), 9)")
@@ -195,6 +218,8 @@ def test_job_that_was_killed_leaves_a_report(tmp_path):
     ("arguments", "message"),
     [
         (("run", "--profile", "huge"), "there is no profile 'huge'; choose one of"),
+        (("run", "--profile", "/a/own.toml"), "run by its name: copy /a/own.toml into"),
+        (("notebook", "00", "--profile", "own.toml"), "run by its name: copy own.toml into"),
         (("run", "--profile", "smoke", "--seeds", "0"), "the number of seeds must be at least 1"),
         (("run", "--profile", "smoke", "--only", "77"), "There is no notebook '77'; choose one of"),
         (("notebook", "77", "--profile", "smoke"), "There is no notebook '77'; choose one of"),
@@ -209,12 +234,60 @@ def test_wrong_arguments_get_one_sentence(arguments, message):
 
 def test_training_that_fails_leaves_a_report(tmp_path):
     report, output = tmp_path / "failure.txt", tmp_path / "seed.json"
-    arguments = ("--seed", "-1", "--output", str(output), "--report", str(report))
-    assert paperlib("synthetic", "--profile", "smoke", *arguments).returncode == 1
+    (tmp_path / "runs").write_text("in the way", encoding="utf-8")
+    arguments = ("--seed", "0", "--output", str(output), "--report", str(report))
+    runs = str(tmp_path / "runs")
+    failed = paperlib("synthetic", "--profile", "smoke", *arguments, PAPERLIB_RUNS=runs)
+    assert failed.returncode == 1
     first, second = report.read_text(encoding="utf-8").splitlines()
-    assert first == "The training of section 3, seed -1, failed."
-    assert second.startswith("ValueError: ")
+    assert first == "The training of section 3, seed 0, failed."
+    assert second.startswith("NotADirectoryError: ")
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("synthetic", "--profile", "smoke", "--output", "x", "--seed=-1"), "'-1' is no number"),
+        (("run", "--profile", "smoke", "--cores", "0"), "'0' is no number from 1 on"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(arguments, message):
+    failed = paperlib(*arguments)
+    assert failed.returncode == 2
+    assert message in failed.stderr
+
+
+def test_relative_folders_are_made_absolute_once(tmp_path, monkeypatch):
+    """Rules work in the project, notebooks in theirs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PAPERLIB_RUNS", "my runs")
+    monkeypatch.setenv("PAPERLIB_DATA", "~/texts")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert main(["profiles"]) == 0
+    assert os.environ["PAPERLIB_RUNS"] == str(tmp_path / "my runs")
+    assert os.environ["PAPERLIB_DATA"] == "/home/someone/texts"
+    monkeypatch.setenv("PAPERLIB_RUNS", "")
+    assert paths.runs() == paths.PROJECT / "runs"
+
+
+def test_text_that_was_put_there_is_told_from_a_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    monkeypatch.delenv("PAPERLIB_DATA", raising=False)
+    assert text_there_is("ptb") == ""
+    folder = tmp_path / "data" / "ptb"
+    folder.mkdir(parents=True)
+    (folder / "train.txt").write_text("one\n", encoding="utf-8")
+    before = text_there_is("ptb")
+    assert before.startswith(str(folder))
+    os.utime(folder / "train.txt", (1, 1))
+    assert text_there_is("ptb") != before
+    (folder / paths.DOWNLOADED).touch()
+    assert text_there_is("ptb") == ""
+    given = tmp_path / "given" / "ptb"
+    given.mkdir(parents=True)
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "given"))
+    assert text_there_is("ptb").startswith(str(given))
 
 
 def test_lists():

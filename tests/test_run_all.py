@@ -19,6 +19,7 @@ case "$1 ${{2-}}" in
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
 esac
 printf '%s\\n' "${{*:2}}" >>{log}
+printf '%s\\n' "${{PAPERLIB_RUNS-}} ${{PAPERLIB_DATA-}}" >{log}.folders
 if [[ "$1 ${{2-}}" == "-m ${{FAILING:-nothing}}" ]]; then
     echo "ERROR: as asked"
     exit 7
@@ -44,12 +45,12 @@ class Copy:
         self.python.write_text(STUB.format(python=real, log=log), encoding="utf-8")
         self.python.chmod(0o755)
 
-    def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess:
-        """Start it from another folder."""
+    def run(self, *options: str, script=None, **environment: str) -> subprocess.CompletedProcess:
+        """Start it, or a copy of the ``script``, from another folder."""
         variables = os.environ | {"PYTHON": str(self.python)} | environment
         variables.pop("CONDA_DEFAULT_ENV", None)
         return subprocess.run(
-            [self.folder / "run_all.sh", *options],
+            [script or self.folder / "run_all.sh", *options],
             cwd=self.folder.parent,
             env=variables,
             capture_output=True,
@@ -212,3 +213,27 @@ def test_linked_script_finds_its_project(copy):
     link = copy.folder.parent / "link"
     link.symlink_to(copy.folder)
     assert subprocess.run([link / "run_all.sh", "--help"], capture_output=True).returncode == 0
+
+
+def test_copy_of_the_script_elsewhere_says_so_or_finds_the_project_by_slurm(copy):
+    """Slurm runs a copy of a batch script, and names the folder that it was submitted in."""
+    script = copy.folder.parent / "spool" / "slurm_script"
+    script.parent.mkdir()
+    shutil.copy(copy.folder / "run_all.sh", script)
+    for environment in ({}, {"SLURM_SUBMIT_DIR": str(script.parent)}):
+        lost = copy.run("--profile", "smoke", script=script, **environment)
+        assert lost.returncode == 1
+        assert f"run_all.sh: there is no paperlib/ beside it, in {script.parent}" in lost.stderr
+        assert lost.stderr.count("\n") == 1
+    assert not copy.tasks()
+    found = copy.run("--profile", "smoke", script=script, SLURM_SUBMIT_DIR=str(copy.folder))
+    assert found.returncode == 0
+    assert copy.tasks()[-1] == "paperlib run --profile smoke"
+
+
+def test_folders_are_relative_to_where_the_user_is(copy):
+    copy.run(PAPERLIB_RUNS="my runs", PAPERLIB_DATA="/texts")
+    folders = copy.log.with_name("tasks.folders")
+    assert folders.read_text(encoding="utf-8") == f"{copy.folder.parent}/my runs /texts\n"
+    copy.run(PAPERLIB_RUNS="", PAPERLIB_DATA="../texts")
+    assert folders.read_text(encoding="utf-8") == f" {copy.folder.parent}/../texts\n"

@@ -109,7 +109,7 @@ def rows(**columns):
     found = {"words_per_second": [1000.0, 1500.0], "seconds": [1.0, 0.7], "work": [1.0, 0.6]}
     found |= {"update": [0.2, 0.3], "busy": [0.9, 0.9], "exchange": [0.0, 0.1], "base": [1, 1]}
     found |= {"streams": [4, 4], "parameters": [10, 10], "memory": [2, 2], "tokens": [8, 4]}
-    found |= {"processes": [1, 2], "mixed": [False, False]} | columns
+    found |= {"processes": [1, 2], "mixed": [False, False], "n_words": [60, 60]} | columns
     return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
 
 
@@ -132,11 +132,25 @@ def test_several_processes_are_predicted_from_one(busy, crowd, monkeypatch):
     assert shown["words a second"].tolist() == ["1,000", "1,500"]
 
 
+def test_the_model_is_of_the_texts_vocabulary_not_the_profiles(monkeypatch):
+    """A text of 40 words where the profile has 60."""
+    found = {row["processes"]: row for row in rows(n_words=[40, 40])}
+    monkeypatch.setattr(scaling, "_measured", lambda profile, number, streams: found[number])
+    table = scaling.measured("smoke", [1, 2])
+    network, _ = scaling._network("smoke")
+    words = [10, 30]
+    expected = [1 + scaling.memory(network, words, tokens) for tokens in (8, 4)]
+    assert table["predicted_memory"].tolist() == pytest.approx(expected)
+    rate = scaling.core("smoke", table).operations
+    assert rate == pytest.approx(1000 * scaling.operations(network, words) / (1 - 0.2))
+
+
 @pytest.mark.slow
 def test_measuring_in_two_processes_is_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path))
     table = scaling.measured("smoke", [1, 2], streams=4)
     assert table["processes"].tolist() == [1, 2]
+    assert table["n_words"].tolist() == [60, 60]
     assert table["exchange"].iloc[0] == 0 < table["exchange"].iloc[1]
     tokens = table["words_per_second"] * table["seconds"]
     np.testing.assert_allclose(tokens.iloc[0], tokens.iloc[1])  # the same steps

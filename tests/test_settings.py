@@ -88,7 +88,7 @@ def changed(tmp_path, old, new):
     path = tmp_path / "own.toml"
     text = (paths.PROFILES / "smoke.toml").read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    path.write_text(text.replace(old, new, 1), encoding="utf-8", errors="surrogateescape")
     return str(path)
 
 
@@ -100,6 +100,7 @@ def changed(tmp_path, old, new):
         ("n_words = 60", 'n_words = "many"', r"n_words: Input should be a valid integer"),
         ("n_words = 60", "n_words = 12", r"classes name 15 words but language\.n_words is 12"),
         ("gamma = 0.75", "gamma = inf", r"synthetic\.language\.gamma: .*finite number"),
+        ("n_words = 60", "n_words = \udcff", r"own\.toml is no UTF-8 at byte \d+$"),
         ("n_words = 60", "n_words = ", r"own\.toml is not valid TOML"),
         ('loss = "cross_entropy"', 'loss = "ce"', r"synthetic\.curves\.1\.loss: Input should be"),
     ],

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -140,43 +139,6 @@ def test_what_is_made_is_found_again_until_a_file_changes(folder, monkeypatch):
     assert prepare.prepare(folder, TextSettings(**PLAIN)).address != first.address
 
 
-def cut_off(path):
-    path.write_bytes(path.read_bytes()[:-30])
-
-
-def garbled(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
-    path.write_bytes(bytes(content))
-
-
-def no_utf8(path):
-    path.write_bytes(path.read_bytes() + b"\n\nabc \xff\xfe\n")
-
-
-DAMAGE = [
-    ("below/b.gz", cut_off, "cannot be read to its end"),
-    ("below/b.gz", garbled, "cannot be read to its end"),
-    ("below/c.zst", cut_off, "cannot be read to its end"),
-    ("a.txt", no_utf8, "is no UTF-8 at byte"),
-]
-
-
-@pytest.mark.parametrize(("name", "damage", "says"), DAMAGE)
-def test_a_damaged_file_is_named_and_fatal_or_left_out(folder, name, damage, says):
-    damage(folder / name)
-    with pytest.raises(DamagedFile, match=f"{re.escape(name)} {says}") as raised:
-        prepare.prepare(folder, TextSettings(**PLAIN))
-    assert "\n" not in str(raised.value)
-
-    shards = prepare.prepare(folder, TextSettings(**PLAIN, damaged="skip"))
-    assert list(shards.left_out) == [name]
-    (folder / name).unlink()
-    without = prepare.prepare(folder, TextSettings(**PLAIN))
-    assert shards.words() == without.words()
-    np.testing.assert_array_equal(read(shards, "train"), read(without, "train"))
-
-
 def test_small_files_share_a_part_and_a_large_compressed_one_becomes_many(tmp_path):
     folder = tmp_path / "text"
     folder.mkdir()
@@ -199,23 +161,27 @@ def test_small_files_share_a_part_and_a_large_compressed_one_becomes_many(tmp_pa
     assert 0.5 * usual <= min(tokens) <= max(tokens) <= 1.6 * usual
 
 
-def test_a_damaged_small_file_leaves_its_neighbours(tmp_path, monkeypatch):
-    folder = tmp_path / "text"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.txt").write_text(random_text(number, 10), encoding="utf-8")
-    no_utf8(folder / "3.txt")
-    options = TextSettings(tokens="whitespace", vocabulary=60, damaged="skip", valid=0, test=0)
-    with monkeypatch.context() as patch:  # what was found damaged is known after an interruption
-        patch.setattr(prepare, "vocabulary_of", None)
-        with pytest.raises(TypeError):
-            prepare.prepare(folder, options)
-    shards = prepare.prepare(folder, options)
-    assert list(shards.left_out) == ["3.txt"]
-    (folder / "3.txt").unlink()
-    without = prepare.prepare(folder, options)
-    assert shards.words() == without.words()
-    np.testing.assert_array_equal(read(shards, "train"), read(without, "train"))
+@given(st.lists(st.integers(0, 70), min_size=1, max_size=12), st.integers(4, 30))
+@settings(max_examples=60)
+def test_groups_are_all_the_text_and_a_file_that_was_cut_shares_none(tmp_path_factory, sizes, size):
+    folder = tmp_path_factory.mktemp("groups")
+    paths = [folder / f"{number:02}.txt" for number in range(len(sizes))]
+    for path, length in zip(paths, sizes, strict=True):
+        path.write_bytes(b"a b\n" * (length // 4))
+    some = documents.segments(paths, size)
+    found = documents.groups(some, size)
+    assert [segment for group in found for segment in group] == some
+    cut = {segment.path for segment in some if segment.stop is not None}
+    assert all(len(group) == 1 for group in found if cut & {segment.path for segment in group})
+    for group in found:  # small files come together to about the size
+        lengths = [segment.path.stat().st_size for segment in group]
+        assert len(group) == 1 or sum(lengths) <= size + lengths[-1] / 2
+
+
+def test_shards_of_other_groups_are_not_gone_on_with(folder, monkeypatch):
+    first = prepare.prepare(folder, TextSettings(**PLAIN), 1)
+    monkeypatch.setattr(prepare, "VERSION", prepare.VERSION - 1)
+    assert prepare.prepare(folder, TextSettings(**PLAIN), 1).address != first.address
 
 
 @given(
@@ -232,13 +198,6 @@ def test_parts_are_cut_without_loss_and_none_is_small(sizes, size):
     np.testing.assert_array_equal(np.concatenate(parts), np.arange(start))
     if len(parts) > 1:
         assert all(size / 2 <= len(part) <= 1.5 * size for part in parts)
-
-
-def test_a_byte_that_is_no_utf8_is_placed(folder):
-    text = (folder / "a.txt").read_bytes()
-    no_utf8(folder / "a.txt")
-    with pytest.raises(DamagedFile, match=f"at byte {len(text) + 6} of its text"):
-        prepare.prepare(folder, TextSettings(**PLAIN))
 
 
 def test_folders_without_text_are_refused(tmp_path):
@@ -370,7 +329,8 @@ def test_linked_folders_are_read_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--part-bytes", "0"), ("--valid", "1.5"), ("--test", "-0.1")]
+    ("option", "value"),
+    [("--part-bytes", "0"), ("--valid", "1.5"), ("--test", "-0.1"), ("--seed", str(2**64))],
 )
 def test_options_out_of_range_are_named_as_they_were_given(option, value, folder, capsys):
     assert main(["shards", str(folder), option, value]) == 2

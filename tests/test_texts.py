@@ -1,5 +1,7 @@
 """Text in parts: which part comes when, and training on it."""
 
+from pathlib import Path
+
 import fsspec
 import numpy as np
 import pytest
@@ -230,7 +232,38 @@ def test_shards_elsewhere_are_fetched_once_and_checked(tmp_path, monkeypatch):
         place.rm("/elsewhere", recursive=True)
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def shorter(path):
+    np.save(path, np.load(path)[:100])
+
+
+def of_another_kind(path):
+    np.save(path, np.load(path).astype(np.int64))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, shorter, of_another_kind, empty])
+def test_parts_that_are_here_are_looked_at(damage, tmp_path, monkeypatch):
+    part = sharded(tmp_path, monkeypatch).shards.parts("train")[0]
+    damage(Path(part.address))
+    with pytest.raises(TextError, match=r"the part .*\.npy (cannot be read|is damaged)"):
+        part.ids()
+
+
+def test_shards_without_their_vocabulary_are_refused(tmp_path, monkeypatch):
+    shards = sharded(tmp_path, monkeypatch).shards
+    Path(shards.address, "vocabulary.txt").unlink()
+    with pytest.raises(TextError, match="has no vocabulary"):
+        shards.words()
+
+
 def test_an_address_without_shards_is_refused(tmp_path):
-    for address in ("memory://nothing", str(tmp_path)):
+    for address in ("memory://nothing", str(tmp_path), "nowhere://at/all"):
         with pytest.raises(TextError, match="holds no shards"):
             Shards(address)

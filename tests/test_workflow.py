@@ -135,9 +135,31 @@ def job_on_two_machines(fresh_project, tmp_path):
     return resources, re.search(r"srun .* -m paperlib large .*", listed).group()
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("profil=smoke", "--config has no profil; it has profile, seeds, experiments, "),
+        ("profile=huge", "there is no profile 'huge'; choose one of"),
+        ("profile=/somewhere/own.toml", "there is no profile '/somewhere/own.toml'; choose one of"),
+    ],
+)
+def test_settings_that_are_none_are_refused(setting, message, fresh_project):
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", setting]
+    where = ["--directory", str(fresh_project), "--snakefile", str(CHECKOUT / "Snakefile")]
+    run = subprocess.run(
+        [*command, *where],
+        env=os.environ | {"PAPERLIB_PROJECT": str(fresh_project)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert message in run.stdout  # of a dry run
+
+
 def test_slurm_starts_section_4_3_on_several_machines(job_on_two_machines):
     _, started = job_on_two_machines
-    assert started.startswith("srun --ntasks-per-node=1 --kill-on-bad-exit=1 ")
+    assert started.startswith("srun --ntasks-per-node=1 --cpus-per-task=4 --kill-on-bad-exit=1 ")
     assert "--processes 8 --machines 2 --meet" in started
     assert 'scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):29400"' in started
 

@@ -13,6 +13,7 @@ import pooch
 
 from paperlib.corpora.known import Known
 from paperlib.corpora.text import CorpusError
+from paperlib.paths import DOWNLOADED
 from paperlib.progress import bar
 
 ANSWER = 4.0
@@ -96,6 +97,7 @@ def _fetch(corpus: Known, mirror: str, folder: Path) -> None:
                         progressbar=progress, chunk_size=_CHUNK, timeout=STALL
                     ),
                 )
+        (complete / DOWNLOADED).touch()
         try:
             complete.rename(folder)
         except OSError:

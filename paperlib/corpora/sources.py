@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from paperlib import paths
@@ -56,21 +56,27 @@ class _NotToBeHad(CorpusError):
     """A known corpus that is in no folder and cannot be downloaded."""
 
 
-def _places() -> Iterator[Path]:
-    """Folders to look for known corpora in."""
-    if given := os.environ.get(VARIABLE):
-        folder = Path(given).expanduser()
-        if not folder.is_dir():
-            raise CorpusError(f"{VARIABLE} names {given}, which is no folder; correct or unset it")
-        yield folder
-    yield paths.PROJECT / "data"
+def find(name: str) -> Path | None:
+    """The folder of this name in the first of the places that has one, if any.
+
+    Raises :class:`CorpusError` where ``PAPERLIB_DATA`` names no folder.
+    """
+    return next((place / name for place in _places() if (place / name).is_dir()), None)
+
+
+def _places() -> list[Path]:
+    places = paths.data()
+    if len(places) > 1 and not places[0].is_dir():
+        given = os.environ[VARIABLE]
+        raise CorpusError(f"{VARIABLE} names {given}, which is no folder; correct or unset it")
+    return places
 
 
 def _known(name: str) -> dict[str, Text]:
     """The splits of a known corpus, checked."""
-    corpus, places = KNOWN[name], list(_places())
-    folder = next((place / name for place in places if (place / name).is_dir()), None)
+    corpus, folder = KNOWN[name], find(name)
     if folder is None:
+        places = _places()
         folder = places[-1] / name
         try:
             download(corpus, folder)

@@ -10,7 +10,8 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -57,44 +58,60 @@ class Segment:
     stop: int | None = None
 
 
-def text_files(folder: Path) -> list[Path]:
+def text_files(folder: Path, unreadable: dict[Path, str] | None = None) -> list[Path]:
     """All text files below ``folder``, by their path; links are followed, each folder read once.
 
-    Raises :class:`TextError` where there is no such folder or no text in it.
+    What the system does not let us look at enters ``unreadable``, with the reason.
+
+    Raises :class:`TextError` where there is no such folder or no text in it, and
+    :class:`DamagedFile` for what cannot be looked at where there is no ``unreadable``.
     """
     if not folder.is_dir():
         raise TextError(f"there is no folder {folder}")
-    found = sorted(path for path in _files(folder) if path.suffix in SUFFIXES)
+
+    def failed(error: OSError) -> None:
+        damaged = DamagedFile(Path(error.filename), f"cannot be read ({error.strerror})")
+        if unreadable is None:
+            raise damaged
+        unreadable[damaged.path] = str(damaged)
+
+    found = sorted(_files(folder, failed))
     if not found:
         kinds = ", ".join(SUFFIXES)
         raise TextError(f"{folder} has no text: no file in it ends with {kinds}")
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, failed: Callable[[OSError], None]) -> Iterator[Path]:
     known = set()
-    for here, below, names in os.walk(folder, followlinks=True):
+    for here, below, names in os.walk(folder, followlinks=True, onerror=failed):
         real = os.path.realpath(here)
         if real in known:
             below.clear()
             continue
         known.add(real)
         below.sort()
-        yield from (path for name in names if (path := Path(here, name)).is_file())
+        for path in (Path(here, name) for name in names):
+            try:
+                if path.suffix in SUFFIXES and path.is_file():
+                    yield path
+            except OSError as error:  # names in a folder may be had where the files may not
+                failed(error)
 
 
 def segments(paths: list[Path], size: int) -> list[Segment]:
     """The files cut into stretches of about ``size`` bytes, compressed ones whole, in order.
 
     They are cut where a document ends, or a line if no document ends within ``PIECE`` bytes, or
-    else a word. The last stretch of a file has half of ``size`` at least.
+    else a word. The last stretch of a file has half of ``size`` at least. A file that cannot be
+    read is whole, for :func:`pieces` to say so.
     """
     found = []
     for path in paths:
         length = path.stat().st_size
         cuts = []
         if SUFFIXES[path.suffix] is None:
-            with path.open("rb") as file:
+            with suppress(OSError), path.open("rb") as file:
                 cuts = [_cut_after(file, at) for at in range(size, length - size // 2, size)]
         ends = sorted({cut for cut in cuts if cut < length})
         found += [
@@ -106,17 +123,20 @@ def segments(paths: list[Path], size: int) -> list[Segment]:
 
 def groups(some: list[Segment], size: int) -> list[list[Segment]]:
     """Segments that are worked on together: one of a file that was cut, or small files in a row
-    that come to about ``size`` bytes."""
+    that come to about ``size`` bytes.
+
+    A file that was cut shares no group with another: if it proves damaged, its groups go whole.
+    """
     found: list[list[Segment]] = []
     room = 0
     for segment in some:
         whole = segment.start == 0 and segment.stop is None
-        length = segment.path.stat().st_size if whole else size
-        if not found or room < length / 2:
+        length = segment.path.stat().st_size
+        if not whole or room <= length / 2:
             found.append([])
             room = size
         found[-1].append(segment)
-        room -= length
+        room = room - length if whole else 0
     return found
 
 

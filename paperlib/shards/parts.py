@@ -33,22 +33,33 @@ class Part:
         """``(tokens,)`` uint32, mapped into memory and read only.
 
         Raises :class:`~paperlib.shards.documents.TextError` for a part that cannot be fetched, or
-        arrives damaged.
+        arrives damaged; of one that is here already, it is the length that is checked.
         """
         if isinstance(self.place, LocalFileSystem):
-            return np.load(self.address, mmap_mode="r")
+            return self._opened(self.address)
         copy = paths.runs() / "shards" / "fetched" / f"{self.sha256}.npy"
         copy.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(copy.with_suffix(".lock")):
             if not copy.is_file():
                 write_atomically(copy, self._fetch)
-        return np.load(copy, mmap_mode="r")
+        return self._opened(copy)
+
+    def _opened(self, path: Path | str) -> np.ndarray:
+        try:
+            ids = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise TextError(f"the part {path} cannot be read ({error})") from None
+        if ids.shape != (self.tokens,) or ids.dtype != np.uint32:
+            raise TextError(
+                f"the part {path} is damaged: it has not the {self.tokens} ids that it should have"
+            )
+        return ids
 
     def _fetch(self, path: Path) -> None:
         try:
             self.place.get_file(self.address, str(path))
             ids = np.load(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise TextError(f"the part {self.address} cannot be fetched ({error})") from None
         if hashlib.sha256(ids.astype("<u4").tobytes()).hexdigest() != self.sha256:
             raise TextError(f"the part {self.address} is damaged: its checksum is another one")
@@ -60,11 +71,11 @@ class Shards:
     def __init__(self, address: str | Path):
         """Raises :class:`~paperlib.shards.documents.TextError` where there are none."""
         self.address = str(address)
-        self._place, self._root = fsspec.url_to_fs(self.address)
         try:
+            self._place, self._root = fsspec.url_to_fs(self.address)
             text = self._read("index.json")
             index = json.loads(text)
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             raise TextError(f"{address} holds no shards ({error})") from None
         self.checksum = hashlib.sha256(text.encode()).hexdigest()
         """Of the index, and with it of all ids."""
@@ -80,7 +91,10 @@ class Shards:
 
     def words(self) -> list[str]:
         """The vocabulary by id, the most frequent words first."""
-        return self._read("vocabulary.txt").split("\n")[:-1]
+        try:
+            return self._read("vocabulary.txt").split("\n")[:-1]
+        except (OSError, ValueError) as error:
+            raise TextError(f"{self.address} has no vocabulary ({error})") from None
 
     def parts(self, split: str) -> list[Part]:
         """Parts of ``train``, ``valid`` or ``test``, in the order of the text."""

@@ -58,6 +58,9 @@ from paperlib.threads import cores
 DRAFT = 4_000_000
 """Bytes of text, at most, whose words are held at once."""
 
+VERSION = 2
+"""Part of the name of shards: raise it when the groups, or what is made of them, change."""
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -72,7 +75,7 @@ class TextSettings(Settings):
     valid: Share = 0.001
     test: Share = 0.001
     """Shares of the documents that are held out."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
     damaged: Literal["fatal", "skip"] = "fatal"
     """What to do about a file that cannot be read: stop, or leave all of it out and say so."""
 
@@ -91,26 +94,35 @@ def prepare(folder: Path, settings: TextSettings, processes: int | None = None) 
     Raises :class:`~paperlib.shards.documents.TextError` where there is no text or no vocabulary to
     be had, and for a file that cannot be read, unless these are to be skipped.
     """
-    files = text_files(folder)
+    unreadable: dict[Path, str] | None = {} if settings.damaged == "skip" else None
+    files = text_files(folder, unreadable)
     known = {str(path.relative_to(folder)): _state(path) for path in files}
-    key = json.dumps({"settings": settings.model_dump(), "files": known}, sort_keys=True)
-    made = paths.runs() / "shards" / hashlib.sha256(key.encode()).hexdigest()[:12]
+    left_out = {str(path.relative_to(folder)): why for path, why in (unreadable or {}).items()}
+    key = {"version": VERSION, "settings": settings.model_dump(), "files": known}
+    text = json.dumps(key | {"left_out": sorted(left_out)}, sort_keys=True)
+    made = paths.runs() / "shards" / hashlib.sha256(text.encode()).hexdigest()[:12]
     made.mkdir(parents=True, exist_ok=True)
     with FileLock(made / "lock"):
         if not (made / "index.json").is_file():
             for unfinished in made.rglob(".*.tmp"):  # of a process that was killed
                 unfinished.unlink()
-            _Preparation(folder, files, settings, made, processes or cores()).run()
+            _Preparation(folder, files, settings, made, processes or cores(), left_out).run()
     return Shards(made)
 
 
 class _Preparation:
     def __init__(
-        self, folder: Path, files: list[Path], settings: TextSettings, made: Path, processes: int
+        self,
+        folder: Path,
+        files: list[Path],
+        settings: TextSettings,
+        made: Path,
+        processes: int,
+        left_out: dict[str, str],
     ):
         self.folder, self.settings, self.made, self.processes = folder, settings, made, processes
         self.groups = groups(segments(files, settings.part_bytes), settings.part_bytes)
-        self.left_out: dict[str, str] = {}
+        self.left_out = left_out
 
     def run(self) -> None:
         """Both passes, then the index that says they are done."""
