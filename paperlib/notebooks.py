@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # this module has to work before anything is installed
 
 FOR_USERS = (
     "CorpusError",
-    "_NotToBeHad",
+    "CorpusMissing",
     "TextError",
     "DamagedFile",
     "HardwareError",

@@ -38,7 +38,7 @@ def load(name: str, *, embedded_instead: bool = False) -> Corpus:
     if name in KNOWN:
         try:
             texts, title = _known(name), KNOWN[name].title
-        except _NotToBeHad as error:
+        except CorpusMissing as error:
             if not embedded_instead:
                 raise
             print(f"{error}; the {embedded.TITLE} stands in for it.", file=sys.stderr)
@@ -52,7 +52,7 @@ def load(name: str, *, embedded_instead: bool = False) -> Corpus:
     return Corpus(name=name, title=title, words=words, checksums=checksums, **tokens)
 
 
-class _NotToBeHad(CorpusError):
+class CorpusMissing(CorpusError):
     """A known corpus that is in no folder and cannot be downloaded."""
 
 
@@ -82,7 +82,7 @@ def _known(name: str) -> dict[str, Text]:
             download(corpus, folder)
         except CorpusError as error:
             looked = " nor in ".join(str(place / name) for place in places)
-            raise _NotToBeHad(
+            raise CorpusMissing(
                 f"{corpus.title} is not in {looked} and cannot be downloaded ({error}); put "
                 f"{', '.join(corpus.files().values())} into {folder}"
             ) from None
