@@ -85,6 +85,12 @@ def test_measures_are_found_again(tmp_path):
         measures.load_measures(tmp_path)
 
 
+def test_a_notebook_may_have_measured_nothing(tmp_path):
+    """As where no experiment that is run has what it is about."""
+    measures.save_measures(tmp_path, "07", {}, paper_size=True)
+    assert measures.load_measures(tmp_path) == {}
+
+
 def test_no_row_is_cut_where_a_notebook_shows_them(tmp_path):
     many = {f"name.{number}": Estimate.single(number + 0.25) for number in range(100)}
     shown = measures.save_measures(tmp_path, "03", many, paper_size=True).to_html()

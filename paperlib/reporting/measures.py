@@ -7,7 +7,7 @@ Each notebook that checks a claim writes one table ``measures_NN`` (``NN`` its n
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,8 +49,9 @@ def save_measures(
     ``paper_size`` is whether data and network have the paper's size, so that values themselves,
     and not only their differences, can be held against the paper's.
     """
+    columns = ["measure", *(part.name for part in fields(Estimate))]  # there also without a row
     rows = [{"measure": name} | asdict(estimate) for name, estimate in measures.items()]
-    table = pd.DataFrame(rows).assign(paper_size=paper_size)
+    table = pd.DataFrame(rows, columns=columns).assign(paper_size=paper_size)
     shown = table.drop(columns="paper_size")
     for column in ("value", "low", "high", "sd"):
         shown[column] = shown[column].map("{:.5g}".format).replace("nan", "")
