@@ -245,12 +245,7 @@ class DiscriminatorStreams(StreamTask):
 
     def validate(self) -> dict[str, float]:
         """D and its two parts."""
-
-        def read(encoded0, encoded, target: Tensor) -> Tensor:
-            parts = self.model.discriminator_loss(encoded, self._q0.log_q(encoded0), target)
-            return torch.stack(parts, dim=-1)
-
-        parts = self.on_valid(read, self._q0, self.model)
+        parts = discriminator_losses(self._q0, self.model, self.valid, self.eos)
         d_q, d_p = parts.double().mean(dim=0).tolist()
         return {"d": d_q + d_p, "d_q": d_q, "d_p": d_p}
 
@@ -293,6 +288,18 @@ class FinetuningStreams(StreamTask):
         """Perplexity, eq. (12), and how its estimate comes about."""
         log_q = self.on_valid(self.model.log_q_of, self.model)
         return finetuning_measures(log_q, *self._valid_frozen)
+
+
+def discriminator_losses(
+    q0: StreamModel, discriminator: StreamModel, tokens: Tensor, eos: int
+) -> Tensor:
+    """D^(q) and D^(p), eq. (6), at every one of ``tokens`` ``(N,)``: ``(N, 2)``."""
+
+    def read(encoded0, encoded, target: Tensor) -> Tensor:
+        parts = discriminator.discriminator_loss(encoded, q0.log_q(encoded0), target)
+        return torch.stack(parts, dim=-1)
+
+    return over_tokens([q0, discriminator], tokens, eos, read, VALIDATION_STREAMS)
 
 
 def streams_of(text: Text, numbers: Sequence[int], streams_all: int, mine: slice) -> np.ndarray:

@@ -26,6 +26,7 @@ from paperlib.stream_tasks import (
     FinetuningStreams,
     LanguageModelStreams,
     Text,
+    discriminator_losses,
     on_device,
 )
 from paperlib.streams import over_tokens
@@ -157,6 +158,19 @@ class TextStudy:
             f"{self.kind}_log_q", self._data_key | {"model": trained.address}, compute
         )
         return load_file(folder / "log_q.safetensors")
+
+    def discriminator_losses(self) -> np.ndarray:
+        """D of eq. (6) at every validation token, ``(N,)`` float32, nats."""
+
+        def compute(folder: Path) -> None:
+            models = self.initial.model, self.discriminator.model
+            parts = discriminator_losses(*models, self._tokens("valid"), self.text.eos)
+            values = {"d": parts.sum(dim=-1).cpu()}
+            save(folder / "d.safetensors", lambda file: save_file(values, file))
+
+        key = {"q0": self.initial.address, "discriminator": self.discriminator.address}
+        folder = stages.once(f"{self.kind}_d", self._data_key | key, compute)
+        return load_file(folder / "d.safetensors")["d"]
 
     # Parts
 

@@ -9,7 +9,7 @@ import torch
 from paperlib.corpora import CorpusError
 from paperlib.corpus_study import OPTIONS, CorpusStudy
 from paperlib.losses import finetuning_loss
-from paperlib.reporting import corpus_tables, paper
+from paperlib.reporting import corpus_tables, measures, paper
 from paperlib.settings import load
 
 
@@ -50,6 +50,17 @@ def test_finetuning_starts_from_the_initial_model_and_leaves_it(studies):
         assert history[0]["perplexity"] == pytest.approx(start, rel=1e-5)
     for name, tensor in study.initial.model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_the_discriminators_loss_is_that_of_its_training_with_an_interval(studies):
+    study = studies["doc_ptb"]
+    losses = study.discriminator_losses()
+    assert losses.shape == study.corpus.valid.shape
+    found = measures.of_discriminator(study)["doc_ptb.discriminator.below_log4"]
+    best = study.discriminator.progress.best - math.log(4)
+    assert found.value == pytest.approx(best, abs=1e-6)
+    error = losses.std() / len(losses) ** 0.5
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.5)
 
 
 def test_without_dropout_and_discriminator_nothing_moves(studies):

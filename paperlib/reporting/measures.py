@@ -37,6 +37,8 @@ SENTENCES = "test sentences"
 STRETCHES = 100
 """Stretches that a text is cut into for the bootstrap: words next to each other go together."""
 
+STRETCHED = "bootstrap over stretches of the text"
+
 ORDER = ("true", "initial_ftd", "initial", "perturbed_ftd", "perturbed")
 """The rows of Table 1 by the paper's test perplexity, from the best."""
 
@@ -216,11 +218,14 @@ def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
 
 
 def of_discriminator(study: TextStudy) -> dict[str, Estimate]:
-    """Best validation D − log 4 (nats), and the epoch that reached it; of section 4.3, the part."""
+    """Best validation D − log 4 (nats), by stretches of the text, and the epoch that reached it; of
+    section 4.3, the part."""
     run = study.discriminator.progress
+    means, resampled = _means_of_stretches([study.discriminator_losses()])
+    below = means[0] - math.log(4), *interval(resampled[:, 0] - math.log(4))
     length = _epochs(run, study.settings.discriminator, _parts_an_epoch(study))
     return {
-        f"{study.name}.discriminator.below_log4": Estimate.single(run.best - math.log(4)),
+        f"{study.name}.discriminator.below_log4": Estimate(*map(float, below), STRETCHED),
         f"{study.name}.discriminator.best_epoch": length,
     }
 
@@ -337,24 +342,29 @@ def perplexities_of_stretches(log_q: Mapping[str, np.ndarray]) -> tuple[dict, di
 
     ``log_q`` has ``(N,)`` log-probabilities of the same tokens under each name.
     """
-    size = len(next(iter(log_q.values())))
+    values, draws = (np.exp(-means) for means in _means_of_stretches(list(log_q.values())))
+    return dict(zip(log_q, values, strict=True)), dict(zip(log_q, draws.T, strict=True))
+
+
+def _means_of_stretches(values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Means ``(K,)`` of K numbers a token, each ``(N,)``, and ``(R, K)`` from stretches drawn with
+    replacement."""
+    size = len(values[0])
     edges = np.linspace(0, size, min(STRETCHES, size) + 1).astype(int)
     sums = np.stack(
-        [np.add.reduceat(values.astype(np.float64), edges[:-1]) for values in log_q.values()]
+        [np.add.reduceat(value.astype(np.float64), edges[:-1]) for value in values]
         + [np.diff(edges).astype(np.float64)],
         axis=-1,
     )
-    values, draws = (
-        np.exp(-totals[..., :-1] / totals[..., -1:])
-        for totals in (sums.sum(axis=0), resampled_sums(sums))
+    means, draws = (
+        totals[..., :-1] / totals[..., -1:] for totals in (sums.sum(axis=0), resampled_sums(sums))
     )
-    return dict(zip(log_q, values, strict=True)), dict(zip(log_q, draws.T, strict=True))
+    return means, draws
 
 
 def _of_split(prefix: str, what: str, values: dict, resampled: dict) -> dict[str, Estimate]:
     def of(measure: Callable[[dict], float]) -> Estimate:
-        basis = "bootstrap over stretches of the text"
-        return Estimate(float(measure(values)), *interval(measure(resampled)), basis)
+        return Estimate(float(measure(values)), *interval(measure(resampled)), STRETCHED)
 
     found = {f"{prefix}.{name}.{what}": of(lambda row, n=name: row[n]) for name in values}
     options = [name for name in values if name != "initial"]
