@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_folder import PLAIN, random_text, read, write_folder
 
 from paperlib.cli import main
 from paperlib.shards import documents, prepare, vocabulary, words
@@ -17,38 +18,17 @@ from paperlib.shards.documents import DamagedFile
 from paperlib.shards.prepare import TextSettings
 from paperlib.shards.words import END, UNKNOWN
 
-PLAIN = {"tokens": "whitespace", "part_bytes": 3000, "vocabulary": 60}
-
 
 @pytest.fixture(autouse=True)
 def _own_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "runs"))
 
 
-def random_text(seed, n_documents=80):
-    """Documents of a few lines, in a vocabulary where some words are rare."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for _ in range(n_documents):
-        lines = [
-            " ".join(f"w{min(rng.geometric(0.05), 150)}é" for _ in range(rng.integers(1, 9)))
-            for _ in range(rng.integers(1, 5))
-        ]
-        made.append("\n".join(lines))
-    return "\n\n".join(made) + "\n"
-
-
 @pytest.fixture
 def folder(tmp_path):
-    """Plain and compressed files in two levels."""
-    below = tmp_path / "text" / "below"
-    below.mkdir(parents=True)
-    (tmp_path / "text" / "a.txt").write_text(random_text(0, 200), encoding="utf-8")
-    (below / "b.gz").write_bytes(gzip.compress(random_text(1).encode()))
-    with pa.CompressedOutputStream(str(below / "c.zst"), "zstd") as file:
-        file.write(random_text(2).encode())
-    (below / "notes.md").write_text("not text", encoding="utf-8")
-    return tmp_path / "text"
+    folder = write_folder(tmp_path / "text")
+    (folder / "below" / "notes.md").write_text("not text", encoding="utf-8")
+    return folder
 
 
 def by_a_plain_loop(options):
@@ -72,10 +52,6 @@ def by_a_plain_loop(options):
     return listed, {
         split: [ids.get(word, 1) for line in some for word in line] for split, some in lines.items()
     }
-
-
-def read(shards, split):
-    return np.concatenate([part.ids() for part in shards.parts(split)])
 
 
 def test_words_and_ids_are_those_of_a_plain_loop(folder):

@@ -1,6 +1,5 @@
 """Text that cannot be read to its end, or at all: named, and fatal or left out."""
 
-import gzip
 import os
 import re
 import shutil
@@ -8,9 +7,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from test_shards import PLAIN, random_text, read
+from text_folder import PLAIN, random_text, read, write_folder
 
 from paperlib.cli import main
 from paperlib.shards import prepare
@@ -25,14 +23,7 @@ def _own_runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Plain and compressed files in two levels."""
-    below = tmp_path / "text" / "below"
-    below.mkdir(parents=True)
-    (tmp_path / "text" / "a.txt").write_text(random_text(0, 200), encoding="utf-8")
-    (below / "b.gz").write_bytes(gzip.compress(random_text(1).encode()))
-    with pa.CompressedOutputStream(str(below / "c.zst"), "zstd") as file:
-        file.write(random_text(2).encode())
-    return tmp_path / "text"
+    return write_folder(tmp_path / "text")
 
 
 def cut_off(path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 import types
+from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT, launch_job
@@ -105,6 +106,16 @@ def test_slurm_executor_lists_the_jobs(dry_run):
     }
 
 
+def planned(project: Path, *options: str) -> subprocess.CompletedProcess:
+    """What Snakemake says that it would do."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *options]
+    where = ["--directory", str(project), "--snakefile", str(CHECKOUT / "Snakefile")]
+    environment = os.environ | {"PAPERLIB_PROJECT": str(project)}
+    return subprocess.run(
+        [*command, *where], env=environment, capture_output=True, text=True, check=False
+    )
+
+
 @pytest.fixture
 def job_on_two_machines(fresh_project, tmp_path):
     """Resources and command of section 4.3 on 2 × 8 GPUs, as the page on clusters has it."""
@@ -117,17 +128,10 @@ def job_on_two_machines(fresh_project, tmp_path):
     assert f"`{instead}`" in page
     text = text.replace(before, f"  large:\n    {instead}\n")
     (profile / "config.yaml").write_text(text, encoding="utf-8")
-    options = ["--profile", str(profile), "--dry-run", "--printshellcmds"]
-    config = ["--config", "profile=paper", "processes=8", "machines=2"]
-    command = [sys.executable, "-m", "snakemake", "large", *options, *config]
-    where = ["--directory", str(fresh_project), "--snakefile", str(CHECKOUT / "Snakefile")]
-    run = subprocess.run(
-        [*command, *where],
-        env=os.environ | {"PAPERLIB_PROJECT": str(fresh_project)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    options = ["large", "--profile", str(profile), "--printshellcmds"]
+    config = ["profile=paper", "processes=8", "machines=2"]
+    run = planned(fresh_project, *options, "--config", *config)
+    run.check_returncode()
     listed = run.stdout + run.stderr
     pairs = re.search(r"^    resources: (.*)$", listed, re.MULTILINE).group(1).split(", ")
     found = dict(pair.split("=", 1) for pair in pairs)
@@ -144,15 +148,7 @@ def job_on_two_machines(fresh_project, tmp_path):
     ],
 )
 def test_settings_that_are_none_are_refused(setting, message, fresh_project):
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", setting]
-    where = ["--directory", str(fresh_project), "--snakefile", str(CHECKOUT / "Snakefile")]
-    run = subprocess.run(
-        [*command, *where],
-        env=os.environ | {"PAPERLIB_PROJECT": str(fresh_project)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = planned(fresh_project, "--cores", "1", "--config", setting)
     assert run.returncode == 1
     assert message in run.stdout  # of a dry run
 
