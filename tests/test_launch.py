@@ -263,10 +263,10 @@ def test_relative_folders_are_made_absolute_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PAPERLIB_RUNS", "my runs")
     monkeypatch.setenv("PAPERLIB_DATA", "~/texts")
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert main(["profiles"]) == 0
     assert os.environ["PAPERLIB_RUNS"] == str(tmp_path / "my runs")
-    assert os.environ["PAPERLIB_DATA"] == "/home/someone/texts"
+    assert os.environ["PAPERLIB_DATA"] == str(tmp_path / "home" / "texts")
     monkeypatch.setenv("PAPERLIB_RUNS", "")
     assert paths.runs() == paths.PROJECT / "runs"
 
