@@ -8,7 +8,7 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paperlib.models.stream import StreamModel
 from paperlib.progress import bar
@@ -68,8 +68,13 @@ def dynamic_log_q(
     return torch.cat(values)
 
 
-def _pieces(model: nn.Module, words: Tensor, bptt: int, title: str) -> Iterator[Tensor]:
-    """log q ``(T, B)`` of the next words, piece by piece with the weights of the moment."""
+def _pieces(model: StreamModel, words: Tensor, bptt: int, title: str) -> Iterator[Tensor]:
+    """log q ``(T, B)`` of the next words, piece by piece with the weights of the moment.
+
+    Raises :class:`ValueError` where ``bptt`` is not the model's own piece, if it has one.
+    """
+    if model.piece not in (None, bptt):
+        raise ValueError(f"the model reads pieces of {model.piece} words; set `bptt` to that")
     state = model.start(words.shape[1])
     starts = range(0, len(words) - 1, bptt)
     for start in bar(starts, title=title, unit="piece"):

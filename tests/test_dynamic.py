@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.models import AWDLSTM
+from paperlib.models.stream import FromLogits
 from paperlib.network import Network
 from paperlib.settings import DynamicUpdate
 
@@ -78,6 +80,15 @@ def test_a_vanishing_rate_is_static_evaluation(model):
     history = torch.cat([torch.tensor([3]), text])[:-1]
     expected, _ = nll(model, history, text, model.start(1))
     torch.testing.assert_close(dynamic_log_q(model, text, 3, rms, update, "t"), expected.detach())
+
+
+def test_a_model_without_memory_is_read_in_its_own_pieces():
+    network = FromLogits(nn.Embedding(7, 7), piece=8)
+    with pytest.raises(ValueError, match="reads pieces of 8 words"):
+        gradient_rms(network, tokens(30).view(15, 2), 5, "t")
+    rms = gradient_rms(network, tokens(30).view(15, 2), 8, "t")
+    update = DynamicUpdate(bptt=8)
+    assert dynamic_log_q(network, tokens(30), 0, rms, update, "t").shape == (30,)
 
 
 def test_the_model_itself_stays_as_it_is(model):
