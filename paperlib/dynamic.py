@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from paperlib.captured import Captured
 from paperlib.models.stream import StreamModel
 from paperlib.progress import bar
 from paperlib.settings import DynamicUpdate
@@ -24,8 +25,10 @@ def gradient_rms(model: StreamModel, words: Tensor, bptt: int, title: str) -> li
     model = copy.deepcopy(model)
     parameters = list(model.parameters())
     squares = [torch.zeros_like(parameter) for parameter in parameters]
-    count = 0
-    for log_q in _pieces(model, words, bptt, title):
+    count, state = 0, model.start(words.shape[1])
+    for piece, target in _pieces(model, words, bptt, title):
+        encoded, state = model.encode(piece, state)
+        log_q = model.log_q_of(encoded, target)
         gradients = torch.autograd.grad(-log_q.mean(), parameters)
         torch._foreach_addcmul_(squares, gradients, gradients)
         count += 1
@@ -57,27 +60,41 @@ def dynamic_log_q(
     decay = [(update.decay * value / mean).clamp_max(1) for value in rms]
     scale = [update.learning_rate / (value + update.epsilon) for value in rms]
     history = torch.cat([tokens.new_full((1,), eos), tokens])
-    values = []
-    for log_q in _pieces(model, history[:, None], update.bptt, title):
-        values.append(log_q.detach().squeeze(1))
+
+    def read_and_learn(words: Tensor, target: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        encoded, state = model.encode(words, state)
+        log_q = model.log_q_of(encoded, target)
         gradients = torch.autograd.grad(-log_q.mean(), parameters)
         with torch.no_grad():
             back = torch._foreach_sub(trained, parameters)
             torch._foreach_addcmul_(parameters, decay, back)
             torch._foreach_addcmul_(parameters, scale, gradients, value=-1)
+        return log_q.detach(), *state
+
+    captured, values, state = None, [], model.start(1)
+    for words, target in _pieces(model, history[:, None], update.bptt, title):
+        if words.is_cuda and captured is None:
+            captured = Captured(read_and_learn, words, target, *state)
+            with torch.no_grad():  # what was learnt before the capture
+                torch._foreach_copy_(parameters, trained)
+        run = read_and_learn
+        if captured is not None and captured.takes(words, target, *state):
+            run = captured
+        log_q, *state = run(words, target, *state)
+        values.append(log_q.squeeze(1))
     return torch.cat(values)
 
 
-def _pieces(model: StreamModel, words: Tensor, bptt: int, title: str) -> Iterator[Tensor]:
-    """log q ``(T, B)`` of the next words, piece by piece with the weights of the moment.
+def _pieces(
+    model: StreamModel, words: Tensor, bptt: int, title: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Words and the ones that follow them, ``(T, B)`` each, piece by piece.
 
     Raises :class:`ValueError` where ``bptt`` is not the model's own piece, if it has one.
     """
     if model.piece not in (None, bptt):
         raise ValueError(f"the model reads pieces of {model.piece} words; set `bptt` to that")
-    state = model.start(words.shape[1])
     starts = range(0, len(words) - 1, bptt)
     for start in bar(starts, title=title, unit="piece"):
         target = words[start + 1 : start + 1 + bptt]
-        encoded, state = model.encode(words[start : start + len(target)], state)
-        yield model.log_q_of(encoded, target)
+        yield words[start : start + len(target)], target

@@ -63,6 +63,8 @@ class SentenceTask(Task):
     The objective is the mean loss per token or, with ``loss_per="sentence"``, T times that.
     """
 
+    batches_are_alike = True
+
     def __init__(
         self,
         title: str,

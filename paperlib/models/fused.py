@@ -1,14 +1,17 @@
 """The two expensive sums over the vocabulary, value and gradient together, in chunks of rows.
 
 Both start from latent vectors z, the tied embedding W ``(V, E)`` and the output bias b ``(V,)``.
-The vocabulary-sized intermediate results of the first chunks are kept for the gradient, up to
-``KEEP``; those of the others are computed again. Equal, up to rounding, to what
+On a CPU the vocabulary-sized intermediate results of the first chunks are kept for the gradient,
+up to ``KEEP``; all others are computed again. On a GPU kernels of :mod:`paperlib.models.kernels`
+take the place of several passes over a chunk. Equal, up to rounding, to what
 ``tests/test_fused.py`` writes out in a line or two each.
 
 Shapes: R or N rows of latents, K experts, V words, E embedding units.
 """
 
+import functools
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +30,7 @@ LEAST = 128
 """Rows of latents that a chunk has at least: with each, all of W passes through the cache."""
 
 KEEP = 1 << 28
-"""Bytes of intermediate results that are kept for the gradient."""
-
-# A chunk and what is kept are 134 MB together, less than a tenth of the three buffers of all logits
-# that the plain formulation holds for a batch of Penn Treebank (840 tokens, 15 experts and 10 000
-# words: 1.5 GB). Products of 1677 rows still give a GPU enough to do.
-GPU_KEEP = 1 << 26
-"""As ``KEEP``, on a GPU."""
+"""Bytes of intermediate results that a CPU keeps for the gradient. A GPU is as fast without."""
 
 ALIGNED = 16
 """Units that a row of a product has a multiple of."""
@@ -57,10 +54,9 @@ def _kept_rows(ctx, entries: int, latents: Tensor, with_gradient: bool) -> int:
     """How many rows of ``entries`` intermediate results are kept."""
     # Without gradients autograd still says that a parameter needs one, and hides in ``forward``
     # whether gradients are on: ``with_gradient`` is from outside.
-    if not with_gradient or not any(ctx.needs_input_grad):
+    if not with_gradient or not any(ctx.needs_input_grad) or latents.is_cuda:
         return 0
-    keep = GPU_KEEP if latents.is_cuda else KEEP
-    return keep // (entries * _kept_dtype(latents).itemsize)
+    return KEEP // (entries * _kept_dtype(latents).itemsize)
 
 
 def _refuse_second_backward(ctx) -> None:
@@ -87,6 +83,13 @@ class _OutputGradient:
         torch.mul(latents, scale, out=rows[:, : self.units])
         rows[:, self.units] = scale.squeeze(-1)
         return rows
+
+    def add(self, words: Tensor, rows: Tensor) -> None:
+        """Add a row to the gradient of each of ``words`` ``(R,)``."""
+        if rows.is_cuda:  # where index_add_ would sum up in another order each time
+            self.sum.index_put_((words,), rows, accumulate=True)
+        else:
+            self.sum.index_add_(0, words, rows)
 
     def parts(self) -> tuple[Tensor, Tensor]:
         """By embedding, and by bias."""
@@ -123,18 +126,22 @@ class _TargetLogSoftmax(torch.autograd.Function):
         kept = latents.new_empty(keep, len(bias), dtype=_kept_dtype(latents))
         in_place = kept.dtype == latents.dtype
         logits_of = _Logits(latents, embedding, bias, chunks)
-        totals, values = latents.new_empty(len(latents)), []
+        largest, totals = latents.new_empty(2, len(latents))
+        values, own = [], _kernels(latents)
         for part in chunks:
             is_kept = part.stop <= keep
             logits = logits_of(part, kept[part] if is_kept and in_place else None)
             of_target = 0
             if target is not None:
                 of_target = logits.gather(-1, target[part].unsqueeze(-1)).squeeze(-1)
-            largest, exponentials, totals[part] = _exponentials(logits)
-            values.append(of_target - largest - totals[part].log())
+            if own:
+                largest[part], totals[part] = own.largest_and_total(logits)
+            else:
+                largest[part], exponentials, totals[part] = _exponentials(logits)
+            values.append(of_target - largest[part] - totals[part].log())
             if is_kept and not in_place:
                 kept[part] = exponentials
-        ctx.kept, ctx.totals = kept, totals
+        ctx.kept, ctx.largest, ctx.totals = kept, largest, totals
         return torch.cat(values)
 
     @staticmethod
@@ -145,14 +152,14 @@ class _TargetLogSoftmax(torch.autograd.Function):
         grad_latents = torch.zeros_like(latents) if target is None else embedding[target] * grad
         output = _OutputGradient(embedding)
         if target is not None:
-            output.sum.index_add_(0, target, output.rows(latents, grad))
+            output.add(target, output.rows(latents, grad))
         chunks = list(_chunks(len(latents), len(bias), latents.device))
         logits_of = _Logits(latents, embedding, bias, chunks)
         for part in chunks:
             if part.stop <= len(ctx.kept):
                 exponentials = ctx.kept[part].to(latents.dtype)
             else:
-                _, exponentials, _ = _exponentials(logits_of(part))
+                exponentials = _exponentials_(logits_of(part), ctx.largest[part])
             # Softmax is exponentials / total; the division is left to the narrow side.
             scale = grad[part] / ctx.totals[part].unsqueeze(-1)
             grad_latents[part] -= (exponentials @ embedding) * scale
@@ -162,11 +169,32 @@ class _TargetLogSoftmax(torch.autograd.Function):
         return grad_latents, *output.parts(), None, None
 
 
+def _kernels(latents: Tensor):
+    """The module of kernels where the latents are on a GPU that can run them, else None."""
+    return _gpu_kernels() if latents.is_cuda else None
+
+
+@functools.cache
+def _gpu_kernels():
+    if find_spec("triton") is None:  # it comes with PyTorch for CUDA, but not on every system
+        return None
+    from paperlib.models import kernels
+
+    return kernels
+
+
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Largest logit, exp(logits − largest) in their place, and its sum, over the last axis."""
     largest = logits.amax(-1)
-    exponentials = logits.sub_(largest.unsqueeze(-1)).exp_()
+    exponentials = _exponentials_(logits, largest)
     return largest, exponentials, exponentials.sum(-1)
+
+
+def _exponentials_(logits: Tensor, largest: Tensor) -> Tensor:
+    """exp(logits − largest), in the place of the logits."""
+    if own := _kernels(logits):
+        return own.exponentials_(logits, largest)
+    return logits.sub_(largest.unsqueeze(-1)).exp_()
 
 
 def target_log_softmax(latents: Tensor, embedding: Tensor, bias: Tensor, target: Tensor) -> Tensor:
@@ -196,11 +224,15 @@ def mixture_log_softmax(latents: Tensor, log_pi: Tensor, embedding: Tensor, bias
 
     ``latents`` ``(N, K, E)``, ``log_pi`` ``(N, K)``.
     """
-    log_q = []
+    log_q, own = [], _kernels(latents)
     for part in _chunks(len(log_pi), len(bias), latents.device, log_pi.shape[1]):
-        largest, exponentials, total = _exponentials(_logits(latents[part], embedding, bias))
+        logits = _logits(latents[part], embedding, bias)
+        if own:
+            log_q.append(own.mixture(logits, log_pi[part]))
+            continue
+        largest, exponentials, total = _exponentials(logits)
         q = _weighted_sum(log_pi[part].exp() / total, exponentials)
-        if q.min() > 1e-30:  # a GPU is waited for here, once for each of its few chunks
+        if q.min() > 1e-30:  # a GPU without kernels is waited for here, once a chunk
             log_q.append(q.log_())
         else:  # a word is too rare for the plain sum, so in log space
             log_parts = _logits(latents[part], embedding, bias)
@@ -256,10 +288,14 @@ def _expectation(latents, log_pi, embedding, bias, log_q0, with_gradients: bool)
 
     Between the two comes a factor ``(n, K)`` that the former still lacks.
     """
+    if own := _kernels(latents):
+        logits = _logits(latents, embedding, bias)
+        value, of_log_pi = own.sigmoid_mixture(logits, log_pi, log_q0, with_gradients)
+        return value, logits, torch.ones_like(log_pi), of_log_pi
     q0, pi = log_q0.exp(), log_pi.exp()
     sigma = _logits(latents, embedding, bias).sigmoid_()
     r = _weighted_sum(pi, sigma)
-    if r.min() > 1e-30:  # as above, a GPU is waited for
+    if r.min() > 1e-30:
         log_r, responsibility = r.log(), None
     else:  # too small for the plain sum, so in log space
         log_parts = F.logsigmoid(_logits(latents, embedding, bias)) + log_pi.unsqueeze(-1)
