@@ -17,9 +17,7 @@ pytestmark = [
 ]
 
 WORDS = 20
-TRAINING = settings.Training(
-    learning_rate=1.0, batch_size=8, clip=1.0, loss_per="sentence", max_epochs=2
-)
+TRAINING = settings.Training(learning_rate=1.0, batch_size=8, clip=1.0, max_epochs=2)
 
 
 def generator(seed=0):
