@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import sentences, texts
-from benchmarks.harness import PRECISIONS, Benchmark, Case, precision, precision_name
+from benchmarks.harness import PRECISIONS, SECTION_4, Benchmark, Case, precision, precision_name
 from paperlib import settings
 from paperlib.losses import finetuning_loss
 from paperlib.models import AWDLSTM
@@ -143,7 +143,7 @@ def _of_text_shape(profile: str) -> str:
 BENCHMARKS = [
     _benchmark(profile, mixed, build, shape(profile))
     for build, shape, profile in (
-        (of_text, _of_text_shape, "quick"),
+        *((of_text, _of_text_shape, profile) for profile in SECTION_4 if profile != "overnight"),
         (of_sentences, _of_sentences_shape, "quick"),
         (of_sentences, _of_sentences_shape, "paper"),
     )

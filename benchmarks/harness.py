@@ -31,6 +31,9 @@ from paperlib import hardware, paths
 PRECISIONS = (False, True) if hardware.precision("auto") == "mixed" else (False,)
 """Whether products are rounded: both ways where the hardware gains from it."""
 
+SECTION_4 = ("quick", "overnight", *(["medium"] if torch.cuda.is_available() else []))
+"""Profiles whose networks of section 4 are timed: the paper's size where there is a GPU."""
+
 LEAST = 3
 """Calls of each way that are timed."""
 

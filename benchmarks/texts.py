@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import (
     PRECISIONS,
+    SECTION_4,
     Benchmark,
     Case,
     Work,
@@ -265,7 +266,7 @@ BENCHMARKS = [
             training_step,
             {"profile": profile, "mixed": mixed},
         )
-        for profile in ("quick", "overnight")
+        for profile in SECTION_4
         for mixed in PRECISIONS
     ),
     *(
@@ -274,6 +275,6 @@ BENCHMARKS = [
             ("evaluation", "10 000", evaluation),
             ("dynamic evaluation", "500", dynamic_evaluation),
         )
-        for profile in ("quick", "overnight")
+        for profile in SECTION_4
     ),
 ]

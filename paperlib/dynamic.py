@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from paperlib.captured import Captured
+from paperlib.captured import Replayed
 from paperlib.models.stream import StreamModel
 from paperlib.progress import bar
 from paperlib.settings import DynamicUpdate
@@ -71,15 +71,11 @@ def dynamic_log_q(
             torch._foreach_addcmul_(parameters, scale, gradients, value=-1)
         return log_q.detach(), *state
 
-    captured, values, state = None, [], model.start(1)
+    run = read_and_learn
+    if tokens.is_cuda and model.capturable:
+        run = Replayed(read_and_learn)
+    values, state = [], model.start(1)
     for words, target in _pieces(model, history[:, None], update.bptt, title):
-        if words.is_cuda and captured is None:
-            captured = Captured(read_and_learn, words, target, *state)
-            with torch.no_grad():  # what was learnt before the capture
-                torch._foreach_copy_(parameters, trained)
-        run = read_and_learn
-        if captured is not None and captured.takes(words, target, *state):
-            run = captured
         log_q, *state = run(words, target, *state)
         values.append(log_q.squeeze(1))
     return torch.cat(values)

@@ -55,6 +55,8 @@ def over_batches(
 
 def perplexity(log_probs: np.ndarray | Tensor) -> float:
     """exp of the mean negative log-probability (nats a token) over all tokens, in float64."""
+    if isinstance(log_probs, Tensor):
+        log_probs = log_probs.cpu()
     return float(np.exp(-np.mean(np.asarray(log_probs, dtype=np.float64))))
 
 

@@ -6,13 +6,14 @@ T steps of a piece. Losses are per token, in nats.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from paperlib import distributed, hardware
+from paperlib.captured import Replayed
 from paperlib.corpora import steps_of_streams, streams
 from paperlib.evaluation import finetuning_measures, perplexity
 from paperlib.losses import finetuning_loss
@@ -53,6 +54,7 @@ class Text(Protocol):
 class StreamTask(Task):
     """What the three tasks share: text in streams, states carried, pieces of random length.
 
+    ``readers`` are models that read along with the one that is trained, by name.
     Where the model, or one of the ``frozen`` ones beside it, remembers nothing, pieces are of one
     length, its ``piece``, so that a word has the same context for all of them, whenever it is read.
 
@@ -75,6 +77,7 @@ class StreamTask(Task):
         training: StreamTraining,
         seed: int,
         frozen: Sequence[StreamModel] = (),
+        readers: dict[str, StreamModel] | None = None,
     ):
         self.title = title
         self.model = model
@@ -98,7 +101,14 @@ class StreamTask(Task):
         if self._piece not in (None, training.bptt):
             raise TrainingError(_OTHER_PIECE.format(self._piece, self._piece))
         self._columns = mine.chunk(training.parts)
+        self._readers: dict[str, StreamModel] = {"model": model} | (readers or {})
         self._states: dict[str, list[State]] = {}
+        self._names: tuple[str, ...] = ()
+        self._more = False
+        self._run = self._add_gradients
+        alone_on_gpu = self.device.type == "cuda" and distributed.size() == 1
+        if alone_on_gpu and all(reader.capturable for reader in self._readers.values()):
+            self._run = Replayed(self._add_gradients, model.parameters(), self._dropout)
         steps_of_parts(text, self._numbers(0), training.batch_size)
 
     @property
@@ -143,47 +153,79 @@ class StreamTask(Task):
 
     def backward(self, batch: Piece) -> dict[str, Tensor]:
         """Gradients of the loss and the regularisation, group after group of streams."""
-        totals: dict[str, Tensor] = {}
-        with hardware.rounded_products(self._mixed):
-            for group in range(len(self._columns)):
-                for name, part in self._backward(batch, group).items():
-                    totals[name] = totals.get(name, 0) + part
-        return totals
+        self._begin(batch)
+        totals = 0
+        for group, columns in enumerate(self._columns):
+            states = [part for states in self._states.values() for part in states[group]]
+            inputs = self.inputs(batch, columns)
+            self._more = group + 1 < len(self._columns)
+            results = iter(self._run(*inputs, *states))
+            measures = torch.stack([next(results) for _ in self._names])
+            for states in self._states.values():
+                states[group] = tuple(next(results) for _ in states[group])
+            totals = totals + measures * (len(columns) / self.training.batch_size)
+        return dict(zip(self._names, totals, strict=True))
 
-    def _backward(self, batch: Piece, group: int) -> dict[str, Tensor]:
-        columns = self._columns[group]
-        share = len(columns) / self.training.batch_size
+    def _begin(self, batch: Piece) -> None:
+        """Let the models have a state: at the beginning of the text that before the first word."""
+        for name, model in self._readers.items():
+            # A state without tensors is not in a checkpoint.
+            if batch.start == 0 or name not in self._states:
+                self._states[name] = [model.start(len(columns)) for columns in self._columns]
+
+    def _add_gradients(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Those of a group of streams, of its inputs and states; returns measures and new states.
+
+        All that a batch needs comes in and goes out as tensors, so that a GPU can replay it.
+        """
+        sizes = [len(states[0]) for states in self._states.values()]
+        until = len(tensors) - sum(sizes)
+        inputs, rest = tensors[:until], iter(tensors[until:])
+        states = {
+            name: tuple(next(rest) for _ in range(size))
+            for name, size in zip(self._states, sizes, strict=True)
+        }
+        share = inputs[0].shape[1] / self.training.batch_size
         losses: dict[str, Tensor] = {}
 
         def objective() -> Tensor:
-            until = batch.start + batch.length
-            words = self.train[batch.start : until, columns]
-            target = self.train[batch.start + 1 : until + 1, columns]
-            encoded = self.encode(self.model, "model", group, words, batch, self._dropout)
-            losses.update(self.parts(encoded, target, batch, group))
+            encoded = self._encode(inputs[0], states)
+            losses.update(self.parts(encoded, *inputs[1:]))
             losses["loss"] = whole = sum(losses.values())
             if self.training.regularised:
-                whole = whole + self.model.regularisation(encoded)
+                whole = whole + self.model.regularisation(encoded["model"])
             return whole * share
 
-        self.gradients.add(objective, more=group + 1 < len(self._columns))
-        return {name: part.detach() * share for name, part in losses.items()}
+        with hardware.rounded_products(self._mixed):
+            self.gradients.add(objective, more=self._more)
+        self._names = tuple(losses)
+        return (
+            *(loss.detach() for loss in losses.values()),
+            *(part for state in states.values() for part in state),
+        )
+
+    def _encode(self, words: Tensor, states: dict[str, State]) -> dict[str, Any]:
+        """What each reader makes of ``words``; ``states`` go on."""
+        encoded = {}
+        for name, model in self._readers.items():
+            learns = model is self.model
+            dropout = self._dropout if learns else None
+            with (
+                torch.set_grad_enabled(learns),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed),
+            ):
+                encoded[name], states[name] = model.encode(words, states[name], dropout)
+        return encoded
+
+    def inputs(self, batch: Piece, columns: Tensor) -> tuple[Tensor, ...]:
+        """Words of a group of streams, those that follow them, and what else ``parts`` takes."""
+        rows = slice(batch.start, batch.start + batch.length)
+        following = slice(rows.start + 1, rows.stop + 1)
+        return self.train[rows, columns], self.train[following, columns]
 
     @abstractmethod
-    def parts(self, encoded, target: Tensor, batch: Piece, group: int) -> dict[str, Tensor]:
+    def parts(self, encoded: dict[str, Any], target: Tensor, *others: Tensor) -> dict[str, Tensor]:
         """The mean loss per token of a group of streams of a piece, in its parts."""
-
-    def encode(
-        self, model: StreamModel, name: str, group: int, words: Tensor, batch: Piece, dropout=None
-    ):
-        """Encode with the state that ``name`` had after the piece before this one."""
-        begins = batch.start == 0 and group == 0
-        if begins or name not in self._states:  # a state without tensors is not in a checkpoint
-            self._states[name] = [model.start(len(columns)) for columns in self._columns]
-        states = self._states[name]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-            encoded, states[group] = model.encode(words, states[group], dropout)
-        return encoded
 
     def on_valid(self, read: Read, *models: StreamModel) -> Tensor:
         """``read`` at every token of the validation text."""
@@ -217,9 +259,9 @@ class LanguageModelStreams(StreamTask):
 
     criterion = "perplexity"
 
-    def parts(self, encoded, target, batch, group) -> dict[str, Tensor]:
+    def parts(self, encoded, target) -> dict[str, Tensor]:
         """Cross-entropy alone."""
-        return {"cross_entropy": -self.model.log_q_of(encoded, target).mean()}
+        return {"cross_entropy": -self.model.log_q_of(encoded["model"], target).mean()}
 
     def validate(self) -> dict[str, float]:
         """Perplexity."""
@@ -232,15 +274,14 @@ class DiscriminatorStreams(StreamTask):
     criterion = "d"
 
     def __init__(self, *args, q0: nn.Module, **options):
-        super().__init__(*args, frozen=[q0], **options)
         self._q0 = q0.eval()
+        super().__init__(*args, frozen=[q0], readers={"q0": q0}, **options)
 
-    def parts(self, encoded, target, batch, group) -> dict[str, Tensor]:
+    def parts(self, encoded, target) -> dict[str, Tensor]:
         """D^(q) and D^(p)."""
         with torch.no_grad():
-            words = self.train[batch.start : batch.start + batch.length, self._columns[group]]
-            log_q0 = self._q0.log_q(self.encode(self._q0, "q0", group, words, batch))
-        d_q, d_p = self.model.discriminator_loss(encoded, log_q0, target)
+            log_q0 = self._q0.log_q(encoded["q0"])
+        d_q, d_p = self.model.discriminator_loss(encoded["model"], log_q0, target)
         return {"d_q": d_q.mean(), "d_p": d_p.mean()}
 
     def validate(self) -> dict[str, float]:
@@ -276,12 +317,17 @@ class FinetuningStreams(StreamTask):
         if discriminator is not None:
             self._log_odds = along([discriminator], *text, discriminator.log_odds_of)
 
-    def parts(self, encoded, target, batch, group) -> dict[str, Tensor]:
-        """Cross-entropy and the estimated reverse KL divergence."""
+    def inputs(self, batch, columns) -> tuple[Tensor, ...]:
+        """The frozen models' numbers too."""
+        words_and_target = super().inputs(batch, columns)
         rows = slice(batch.start, batch.start + batch.length)
-        columns = self._columns[group]
         frozen = (values[rows, columns] for values in (self._log_q0, self._log_odds))
-        cross_entropy, reverse_kl = finetuning_loss(self.model.log_q_of(encoded, target), *frozen)
+        return *words_and_target, *frozen
+
+    def parts(self, encoded, target, log_q0, log_odds) -> dict[str, Tensor]:
+        """Cross-entropy and the estimated reverse KL divergence."""
+        log_q = self.model.log_q_of(encoded["model"], target)
+        cross_entropy, reverse_kl = finetuning_loss(log_q, log_q0, log_odds)
         return {"cross_entropy": cross_entropy.mean(), "reverse_kl": reverse_kl.mean()}
 
     def validate(self) -> dict[str, float]:

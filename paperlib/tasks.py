@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import hardware
+from paperlib.captured import Replayed
 from paperlib.evaluation import BATCH_SIZE, finetuning_measures, over_batches, perplexity
 from paperlib.losses import (
     exact_reverse_kl,
@@ -63,8 +64,6 @@ class SentenceTask(Task):
     The objective is the mean loss per token or, with ``loss_per="sentence"``, T times that.
     """
 
-    batches_are_alike = True
-
     def __init__(
         self,
         title: str,
@@ -83,6 +82,10 @@ class SentenceTask(Task):
         self._seed = seed
         self._mixed = mixed
         self._probe = probe
+        self._names: tuple[str, ...] = ()
+        self._run = self._add_gradients
+        if split.train.is_cuda:
+            self._run = Replayed(self._add_gradients, model.parameters())
 
     def batches(self, epoch: int, size: int) -> list[Tensor]:
         """Indices of sentences, shuffled by (seed, epoch); the last batch may be smaller."""
@@ -91,11 +94,16 @@ class SentenceTask(Task):
 
     def backward(self, batch: Tensor) -> dict[str, Tensor]:
         """Gradients of the parts of the loss; returns their means per token and their sum."""
+        measures = self._run(batch)
+        return dict(zip(self._names, measures, strict=True))
+
+    def _add_gradients(self, batch: Tensor) -> tuple[Tensor, ...]:
         with hardware.rounded_products(self._mixed):
             parts = self.parts(batch)
             loss = sum(parts.values())
             (loss * self._scale).backward()
-        return {"loss": loss.detach()} | {name: part.detach() for name, part in parts.items()}
+        self._names = ("loss", *parts)
+        return loss.detach(), *(part.detach() for part in parts.values())
 
     @abstractmethod
     def parts(self, batch: Tensor) -> dict[str, Tensor]:

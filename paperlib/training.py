@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from paperlib import distributed
 from paperlib.averaging import Average
-from paperlib.captured import Captured
 from paperlib.checkpoints import load_state, put_weights, save_state
 from paperlib.progress import bar
 from paperlib.settings import Training
@@ -49,10 +48,6 @@ class Task(ABC):
 
     criterion: str
     """The value of :meth:`validate` that training is to lower."""
-
-    batches_are_alike = False
-    """Whether a batch is a tensor, nearly always of one shape, and nothing else decides what
-    :meth:`backward` does: a GPU replays that then, as one graph."""
 
     @abstractmethod
     def batches(self, epoch: int, size: int) -> Sequence:
@@ -133,11 +128,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._save_is_due = False
         self._measured: list[tuple[dict[str, Tensor], int]] = []
-        on_gpu = next(task.model.parameters()).is_cuda
-        self._read_every = READ_EVERY if on_gpu else 1
-        self._captures = on_gpu and task.batches_are_alike
-        self._captured: Captured | None = None
-        self._names: tuple[str, ...] = ()
+        self._read_every = READ_EVERY if next(task.model.parameters()).is_cuda else 1
         self.last_loss = math.nan
         """Mean loss per token of the last batch whose measures have been looked at."""
 
@@ -193,7 +184,8 @@ class Trainer:
         """Gradients of a batch, clipping and update; its measures count towards the epoch's."""
         task, state = self.task, self.progress
         self._set_rate(state.learning_rate * task.rate(batch))
-        measured = self._gradients(batch)
+        self.optimizer.zero_grad()
+        measured = task.backward(batch)
         nn.utils.clip_grad_norm_(task.model.parameters(), self.settings.clip)
         self.optimizer.step()
         if self.average is not None:
@@ -203,23 +195,6 @@ class Trainer:
             self._read()
             waited = time.monotonic() - self._saved_at
             self._save_is_due = distributed.any_says(waited > CHECKPOINT_EVERY_SECONDS)
-
-    def _gradients(self, batch) -> dict[str, Tensor]:
-        """Those of this batch alone; returns its measures."""
-        if not self._captures:
-            self.optimizer.zero_grad()
-            return self.task.backward(batch)
-        if self._captured is None:
-            self._captured = Captured(self._backward, batch)
-        run = self._captured if self._captured.takes(batch) else self._backward
-        return dict(zip(self._names, run(batch), strict=True))
-
-    def _backward(self, batch: Tensor) -> tuple[Tensor, ...]:
-        # A graph writes to the gradients that it was captured with, so they stay where they are.
-        self.optimizer.zero_grad(set_to_none=False)
-        measured = self.task.backward(batch)
-        self._names = tuple(measured)
-        return tuple(measured.values())
 
     def _read(self) -> None:
         """Take in the measures of the last batches, which stops a GPU until they are there."""

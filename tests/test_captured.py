@@ -1,13 +1,14 @@
-"""What a GPU replays as one graph is what it computes step by step."""
+"""What a GPU replays as graphs is what it computes step by step."""
 
+import numpy as np
 import pytest
 import torch
 
-from paperlib import settings
-from paperlib.captured import Captured
+from paperlib import captured, settings, stream_tasks, tasks, training
+from paperlib.captured import Replayed
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.models import AWDLSTM, LSTM
-from paperlib.network import Network
+from paperlib.network import Dropout, Network
 from paperlib.tasks import DiscriminatorTask, FinetuningTask, LanguageModelTask, Split
 from paperlib.training import Trainer
 
@@ -17,67 +18,160 @@ pytestmark = [
 ]
 
 WORDS = 20
-TRAINING = settings.Training(learning_rate=1.0, batch_size=8, clip=1.0, max_epochs=2)
+SENTENCES = settings.Training(learning_rate=1.0, batch_size=4, clip=1.0, max_epochs=2)
+STREAMS = settings.StreamTraining(learning_rate=1.0, batch_size=4, bptt=7, clip=1.0, max_epochs=3)
+DROPOUT = Dropout(embedding=0.1, input=0.2, hidden=0.2, output=0.2, latent=0.2, weight=0.3)
+HEADS = {
+    "mos": Network(
+        head="mos", embedding=8, hidden=(8, 6), experts=(0, 3), dropout=DROPOUT, temporal=1.0
+    ),
+    "doc": Network(
+        head="doc", embedding=8, hidden=(8, 6), experts=(2, 3), dropout=DROPOUT, balance=0.01
+    ),
+}
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def network(seed=0):
-    shape = settings.Model(embedding=8, hidden=8, layers=2, init_range=0.1)
-    return LSTM(WORDS, shape, generator(seed)).cuda()
+class OwnText:
+    eos, parts_at_once = 0, 1
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.train, self.valid = rng.integers(WORDS, size=400), rng.integers(WORDS, size=50)
+
+    def part_of(self, number):
+        return 0
+
+    def part_tokens(self, number):
+        return len(self.train)
+
+    def train_part(self, number):
+        return self.train
 
 
-def sentences():
+def of_sentences(kind):
     """With a last batch that is smaller than the others."""
-    text = torch.randint(WORDS, (20, 5), generator=generator()).cuda()
-    return Split(text, text[:4])
+    text = torch.randint(WORDS, (30, 5), generator=generator()).cuda()
+    shape = settings.Model(embedding=8, hidden=8, layers=2, init_range=0.1)
+    model, *others = (LSTM(WORDS, shape, generator(seed)).cuda() for seed in range(3))
+    task, names = {
+        "language model": (LanguageModelTask, ()),
+        "discriminator": (DiscriminatorTask, ("q0",)),
+        "fine-tuning": (FinetuningTask, ("q0", "discriminator")),
+    }[kind]
+    frozen = dict(zip(names, others, strict=False))
+    return task(kind, model, Split(text, text[:4]), seed=0, **frozen), SENTENCES
 
 
-@pytest.fixture(params=["language model", "discriminator", "fine-tuning"])
-def task(request):
-    kind, frozen = {
-        "language model": (LanguageModelTask, {}),
-        "discriminator": (DiscriminatorTask, {"q0": network(1)}),
-        "fine-tuning": (FinetuningTask, {"q0": network(1), "discriminator": network(2)}),
-    }[request.param]
-    return lambda: kind(request.param, network(), sentences(), seed=0, **frozen)
+def of_streams(kind, head, **changes):
+    model, *others = (AWDLSTM(WORDS, HEADS[head], generator(seed)).cuda() for seed in range(3))
+    task, names = {
+        "language model": (stream_tasks.LanguageModelStreams, ()),
+        "discriminator": (stream_tasks.DiscriminatorStreams, ("q0",)),
+        "fine-tuning": (stream_tasks.FinetuningStreams, ("q0", "discriminator")),
+    }[kind]
+    frozen = dict(zip(names, others, strict=False))
+    own = STREAMS.model_copy(update=changes)
+    return task(kind, model, OwnText(), own, seed=0, **frozen), own
 
 
-def trained(task, path):
-    progress = Trainer(task, TRAINING, path).run()
-    history = [[value for _, value in sorted(entry.items())] for entry in progress.history]
-    return task.model.state_dict(), torch.tensor(history, dtype=torch.float64)
+KINDS = ["language model", "discriminator", "fine-tuning"]
+CASES = [
+    *((of_sentences, kind) for kind in KINDS),
+    *((of_streams, kind, head) for kind in KINDS for head in HEADS),
+]
+
+
+def trained(case, path, **changes):
+    make, *arguments = case
+    task, own = make(*arguments, **changes)
+    progress = Trainer(task, own, path).run()
+    return task.model.state_dict(), progress.history
+
+
+class NotReplayed:
+    """Runs the function as it is."""
+
+    def __init__(self, function, *_):
+        self._function = function
+
+    def __call__(self, *inputs):
+        return self._function(*inputs)
 
 
 def test_a_function_is_replayed_with_other_inputs():
-    square = Captured(lambda x: (x * x,), torch.ones(3, device="cuda"))
-    (of_two,) = square(torch.full((3,), 2.0, device="cuda"))
-    (of_three,) = square(torch.full((3,), 3.0, device="cuda"))
-    assert of_two.tolist() == [4.0] * 3
-    assert of_three.tolist() == [9.0] * 3
-    assert not square.takes(torch.ones(4, device="cuda"))
+    calls = []
+
+    def square(x):
+        calls.append(x.shape)
+        return (x * x,)
+
+    replayed = Replayed(square)
+    results = [replayed(torch.full((3,), float(k), device="cuda"))[0] for k in range(5)]
+    assert [result.tolist() for result in results] == [[float(k * k)] * 3 for k in range(5)]
+    assert len(calls) == 2
+    assert replayed(torch.ones(4, device="cuda"))[0].tolist() == [1.0] * 4
 
 
-def test_a_training_is_the_same(task, tmp_path, monkeypatch):
-    weights, history = trained(task(), tmp_path / "captured.pt")
-    monkeypatch.setattr(type(task()), "batches_are_alike", False)
-    expected, expected_history = trained(task(), tmp_path / "plain.pt")
-    torch.testing.assert_close(history, expected_history, rtol=1e-5, atol=1e-6)
+def test_beyond_so_many_shapes_nothing_is_captured(monkeypatch):
+    monkeypatch.setattr(captured, "MOST", 1)
+    calls = []
+    replayed = Replayed(lambda x: calls.append(x.shape) or (2 * x,))
+    for _ in range(4):
+        for size in (1, 2):
+            assert replayed(torch.ones(size, device="cuda"))[0].tolist() == [2.0] * size
+    assert calls.count((1,)) == 2
+    assert calls.count((2,)) == 4
+
+
+def test_gradients_count_however_they_were_cleared():
+    weight = torch.nn.Parameter(torch.ones(2, device="cuda"))
+
+    def add(x):
+        (weight * x).sum().backward()
+        return (x,)
+
+    replayed, x = Replayed(add, [weight]), torch.full((2,), 3.0, device="cuda")
+    for turn in range(6):
+        if turn % 2:
+            weight.grad = None
+        else:
+            weight.grad = torch.ones_like(weight)
+        replayed(x)
+        assert weight.grad.tolist() == [3.0 + (turn % 2 == 0)] * 2
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_training_is_the_same(case, tmp_path, monkeypatch):
+    weights, history = trained(case, tmp_path / "replayed.pt")
+    for module in (tasks, stream_tasks):
+        monkeypatch.setattr(module, "Replayed", NotReplayed)
+    expected, expected_history = trained(case, tmp_path / "plain.pt")
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(history, expected_history, rtol=1e-4, atol=1e-5)
 
 
-def test_a_training_is_the_same_each_time(task, tmp_path):
-    weights, _ = trained(task(), tmp_path / "first.pt")
-    again, _ = trained(task(), tmp_path / "second.pt")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_training_is_the_same_each_time(case, tmp_path):
+    weights, _ = trained(case, tmp_path / "first.pt")
+    again, _ = trained(case, tmp_path / "second.pt")
     torch.testing.assert_close(again, weights, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_of_streams_add_up(kind, tmp_path):
+    """Without dropout, which each group draws for itself."""
+    together, _ = trained((of_streams, kind, "mos"), tmp_path / "one.pt", regularised=False)
+    groups, _ = trained((of_streams, kind, "mos"), tmp_path / "two.pt", regularised=False, parts=2)
+    torch.testing.assert_close(groups, together, rtol=1e-3, atol=1e-4)
+
+
 def test_dynamic_evaluation_is_the_same():
-    shape = Network(head="mos", embedding=8, hidden=(8, 8), experts=(0, 3))
-    model = AWDLSTM(WORDS, shape, generator())
-    tokens = torch.randint(WORDS, (23,), generator=generator(1))
+    model = AWDLSTM(WORDS, HEADS["mos"], generator())
+    tokens = torch.randint(WORDS, (43,), generator=generator(1))
     update = settings.DynamicUpdate(learning_rate=1e-2, decay=0.1)
     found = []
     for device in ("cpu", "cuda"):
@@ -85,3 +179,27 @@ def test_dynamic_evaluation_is_the_same():
         rms = gradient_rms(on_device, tokens[:20].view(10, 2).to(device), update.bptt, "")
         found.append(dynamic_log_q(on_device, tokens.to(device), 0, rms, update, "").cpu())
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
+class Interrupted(stream_tasks.LanguageModelStreams):
+    """Raises as Ctrl-C does, before a given number of steps is exceeded."""
+
+    steps_left = 20
+
+    def backward(self, batch):
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            raise KeyboardInterrupt
+        return super().backward(batch)
+
+
+def test_resumed_equals_uninterrupted_dropout_included(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
+    case = (of_streams, "language model", "doc")
+    expected, _ = trained(case, tmp_path / "whole.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(stream_tasks, "LanguageModelStreams", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(case, tmp_path / "parts.pt")
+    weights, _ = trained(case, tmp_path / "parts.pt")
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)

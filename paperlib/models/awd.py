@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib.models import dropout as drop
+from paperlib.models import fused
 from paperlib.models.differentiated import Differentiated
 from paperlib.models.heads import Mixture, Softmax
 from paperlib.models.recurrent import lstm
@@ -88,6 +89,12 @@ class AWDLSTM(nn.Module):
     def n_words(self) -> int:
         """Size V of the vocabulary."""
         return len(self.embedding)
+
+    @property
+    def capturable(self) -> bool:
+        """See :class:`paperlib.models.stream.StreamModel`."""
+        # The differentiated head has to know how many words each of its blocks gets.
+        return self.network.head != "differentiated" and fused.has_kernels(self.embedding.device)
 
     def start(self, streams: int) -> State:
         """Zeros: hidden and cell state of each layer, ``(B, H)``."""

@@ -169,6 +169,11 @@ class _TargetLogSoftmax(torch.autograd.Function):
         return grad_latents, *output.parts(), None, None
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether the sums run by kernels there; those never wait for the GPU, the other way does."""
+    return device.type == "cuda" and _gpu_kernels() is not None
+
+
 def _kernels(latents: Tensor):
     """The module of kernels where the latents are on a GPU that can run them, else None."""
     return _gpu_kernels() if latents.is_cuda else None

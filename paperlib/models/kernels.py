@@ -7,7 +7,6 @@ the dtype of the logits, and without a sum whose order could change from one run
 Shapes: R rows or n tokens, K experts, V words.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

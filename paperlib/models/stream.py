@@ -28,6 +28,9 @@ class StreamModel(Protocol):
     stands before it in its piece, so that all text is cut in the same places: pieces of this many
     words, from the beginning of a stream. None: the state says all, wherever text is cut."""
 
+    capturable: bool
+    """Whether nothing here waits for the GPU, so that it can replay a whole step as one graph."""
+
     def start(self, streams: int) -> State:
         """The state before the first word."""
 
@@ -66,6 +69,8 @@ class FromLogits(nn.Module):
     log-probabilities never exceeds ½. The network sees ``piece`` words at a time and remembers
     nothing of those before; trainings have to say ``bptt = piece``.
     """
+
+    capturable = False  # nobody knows what the network does
 
     def __init__(self, network: nn.Module, piece: int = 70):
         super().__init__()
