@@ -72,8 +72,9 @@ def has_bfloat16() -> bool:
 def rounded_products(enabled: bool = True) -> Iterator[None]:
     """Inside, float32 matrices are multiplied as if rounded, with sums and results in float32.
 
-    A CPU that multiplies bfloat16 rounds to that (8 bits, against 24 of float32), a GPU to TF32 (11
-    bits). Unlike autocast this leaves a sum of many logits its last digits.
+    A CPU that multiplies bfloat16 rounds to that (8 bits, against 24 of float32). A GPU does so in
+    the large sums over the vocabulary (:func:`rounds_to_bfloat16`), and rounds to TF32 (11 bits) in
+    all other products. Unlike autocast this leaves a sum of many logits its last digits.
     """
     backends = (
         (torch.backends.mkldnn.matmul, "bf16"),
@@ -91,7 +92,13 @@ def rounded_products(enabled: bool = True) -> Iterator[None]:
 
 
 def rounds_to_bfloat16(device: torch.device) -> bool:
-    """Whether float32 matrices on ``device`` are multiplied as if rounded to bfloat16 now."""
+    """Whether sums over the vocabulary on ``device`` round what they multiply to bfloat16 now.
+
+    A CPU does so in all products; a GPU before compute capability 8 has no fast bfloat16.
+    """
+    if device.type == "cuda":
+        rounds = torch.backends.cuda.matmul.fp32_precision == "tf32"
+        return rounds and torch.cuda.get_device_capability(device)[0] >= 8
     return device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 
 

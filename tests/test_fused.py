@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from paperlib import hardware
 from paperlib.models import AWDLSTM, fused
 from paperlib.network import Network
 
@@ -354,10 +355,17 @@ def test_on_a_gpu_a_twentieth_of_all_logits_three_times_is_enough():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("words", [V, 3000])
+@pytest.mark.parametrize(
+    ("dtype", "rounded", "limit"),
+    [
+        (torch.float64, False, 20 * torch.finfo(torch.float64).eps),
+        (torch.float32, False, 20 * EPSILON),
+        (torch.float32, True, 1e-2),
+    ],
+)
+@pytest.mark.parametrize("words", [V, 3000, 3001])
 @pytest.mark.parametrize("kind", FUNCTIONS)
-def test_a_gpu_computes_the_same_sums(kind, words, dtype, monkeypatch):
+def test_a_gpu_computes_the_same_sums(kind, words, dtype, rounded, limit, monkeypatch):
     monkeypatch.setattr(fused, "GPU_CHUNK", 20 * words)
     parts, last = arguments(kind, rows=50, words=words)
     function, plain = FUNCTIONS[kind]
@@ -365,9 +373,10 @@ def test_a_gpu_computes_the_same_sums(kind, words, dtype, monkeypatch):
     exact = plain(*reference, last)
     expected = [exact.detach(), *torch.autograd.grad(exact.sum(), reference)]
     inputs = differentiable(part.to("cuda", dtype) for part in parts)
-    value = function(*inputs, last.to("cuda", dtype if last.is_floating_point() else None))
-    found = [value.detach(), *torch.autograd.grad(value.sum(), inputs)]
-    limit = 20 * torch.finfo(dtype).eps
+    last = last.to("cuda", dtype if last.is_floating_point() else None)
+    with hardware.rounded_products(rounded):
+        value = function(*inputs, last)
+        found = [value.detach(), *torch.autograd.grad(value.sum(), inputs)]
     for one, other in zip(found, expected, strict=True):
         assert (one.cpu().double() - other).norm() < limit * other.norm()
 

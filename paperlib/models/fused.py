@@ -3,7 +3,8 @@
 Both start from latent vectors z, the tied embedding W ``(V, E)`` and the output bias b ``(V,)``.
 On a CPU the vocabulary-sized intermediate results of the first chunks are kept for the gradient,
 up to ``KEEP``; all others are computed again. On a GPU kernels of :mod:`paperlib.models.kernels`
-take the place of several passes over a chunk. Equal, up to rounding, to what
+take the place of several passes over a chunk; they also add b, so that the product there is W z
+alone, of bfloat16 where products are rounded. Equal, up to rounding, to what
 ``tests/test_fused.py`` writes out in a line or two each.
 
 Shapes: R or N rows of latents, K experts, V words, E embedding units.
@@ -33,7 +34,8 @@ KEEP = 1 << 28
 """Bytes of intermediate results that a CPU keeps for the gradient. A GPU is as fast without."""
 
 ALIGNED = 16
-"""Units that a row of a product has a multiple of."""
+"""What a row of a product has a multiple of: others take a CPU up to twice as long, and bfloat16
+loses a GPU's fast loads."""
 
 
 def _chunks(rows: int, words: int, device: torch.device, experts: int = 1) -> Iterator[slice]:
@@ -45,9 +47,31 @@ def _chunks(rows: int, words: int, device: torch.device, experts: int = 1) -> It
 
 
 def _kept_dtype(latents: Tensor) -> torch.dtype:
-    """What is only multiplied later can be kept as the rounded product would take it."""
-    rounded = latents.dtype == torch.float32 and hardware.rounds_to_bfloat16(latents.device)
-    return torch.bfloat16 if rounded else latents.dtype
+    """What is only multiplied later can be kept as a CPU's rounded product would take it."""
+    return torch.bfloat16 if not latents.is_cuda and _rounds(latents) else latents.dtype
+
+
+def _rounds(factor: Tensor) -> bool:
+    return factor.dtype == torch.float32 and hardware.rounds_to_bfloat16(factor.device)
+
+
+def _factor(vectors: Tensor, multiple: int = 1) -> Tensor:
+    """``vectors`` ``(..., E)`` as products of a chunk take them.
+
+    For the kernels of a GPU that rounds they are cast to bfloat16 and filled up with zeros to
+    ``ALIGNED`` units and to a ``multiple`` of rows.
+    """
+    if not (_kernels(vectors) and _rounds(vectors)):
+        return vectors
+    rows, units = vectors.shape[-2:]
+    return F.pad(vectors.bfloat16(), (0, -units % ALIGNED, 0, -rows % multiple))
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    """``(n, m)`` times ``(m, o)``; of bfloat16 the result is float32, as its sums are."""
+    if left.dtype == torch.bfloat16:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left @ right
 
 
 def _kept_rows(ctx, entries: int, latents: Tensor, with_gradient: bool) -> int:
@@ -69,8 +93,7 @@ def _refuse_second_backward(ctx) -> None:
 class _OutputGradient:
     """Gradients by embedding ``(V, E)`` and bias ``(V,)``, summed up in one matrix.
 
-    Its rows are filled up to a multiple of ``ALIGNED`` units: products of an odd width take a CPU
-    up to twice as long.
+    Its rows are filled up to a multiple of ``ALIGNED`` units.
     """
 
     def __init__(self, embedding: Tensor):
@@ -91,26 +114,39 @@ class _OutputGradient:
         else:
             self.sum.index_add_(0, words, rows)
 
+    def add_product(self, by_logits: Tensor, rows: Tensor, sign: int = 1) -> None:
+        """Add or subtract ``by_logits`` ``(R, V)``, which a factor may have filled up, by rows."""
+        if by_logits.dtype == self.sum.dtype:
+            self.sum.addmm_(by_logits.T, rows, alpha=sign)
+        else:
+            product = _multiply(by_logits.T, rows.to(by_logits.dtype))
+            self.sum.add_(product[: len(self.sum)], alpha=sign)
+
     def parts(self) -> tuple[Tensor, Tensor]:
         """By embedding, and by bias."""
         return self.sum[:, : self.units], self.sum[:, self.units]
 
 
 class _Logits:
-    """W z + b of one chunk after the other, in one buffer unless in another that is given."""
+    """W z + b of one chunk after the other, in one buffer unless in another that is given.
+
+    For kernels it is W z, in memory of its own: a GPU's allocator is quick to find it again.
+    """
 
     def __init__(self, latents: Tensor, embedding: Tensor, bias: Tensor, chunks: list[slice]):
-        self.arguments = latents, embedding.T, bias
+        self.latents, self.embedding = _factor(latents), _factor(embedding, ALIGNED)
+        self.bias = bias
         self.shape = max(part.stop - part.start for part in chunks), len(bias)
         self.buffer = None
 
     def __call__(self, part: slice, out: Tensor | None = None) -> Tensor:
-        latents, embedding, bias = self.arguments
+        if _kernels(self.latents):
+            return _multiply(self.latents[part], self.embedding.T)
         if out is None:
             if self.buffer is None:
-                self.buffer = latents.new_empty(self.shape)
+                self.buffer = self.latents.new_empty(self.shape)
             out = self.buffer[: part.stop - part.start]
-        return torch.addmm(bias, latents[part], embedding, out=out)
+        return torch.addmm(self.bias, self.latents[part], self.embedding.T, out=out)
 
 
 class _TargetLogSoftmax(torch.autograd.Function):
@@ -135,7 +171,9 @@ class _TargetLogSoftmax(torch.autograd.Function):
             if target is not None:
                 of_target = logits.gather(-1, target[part].unsqueeze(-1)).squeeze(-1)
             if own:
-                largest[part], totals[part] = own.largest_and_total(logits)
+                largest[part], totals[part] = own.largest_and_total(logits, bias)
+                if target is not None:
+                    of_target += bias[target[part]]
             else:
                 largest[part], exponentials, totals[part] = _exponentials(logits)
             values.append(of_target - largest[part] - totals[part].log())
@@ -154,16 +192,21 @@ class _TargetLogSoftmax(torch.autograd.Function):
         if target is not None:
             output.add(target, output.rows(latents, grad))
         chunks = list(_chunks(len(latents), len(bias), latents.device))
-        logits_of = _Logits(latents, embedding, bias, chunks)
+        logits_of, own = _Logits(latents, embedding, bias, chunks), _kernels(latents)
         for part in chunks:
+            largest = ctx.largest[part]
             if part.stop <= len(ctx.kept):
                 exponentials = ctx.kept[part].to(latents.dtype)
+            elif own:
+                dtype = logits_of.latents.dtype
+                exponentials = own.exponentials(logits_of(part), bias, largest, dtype)
             else:
-                exponentials = _exponentials_(logits_of(part), ctx.largest[part])
+                exponentials = _exponentials_(logits_of(part), largest)
             # Softmax is exponentials / total; the division is left to the narrow side.
             scale = grad[part] / ctx.totals[part].unsqueeze(-1)
-            grad_latents[part] -= (exponentials @ embedding) * scale
-            output.sum.addmm_(exponentials.T, output.rows(latents[part], scale), alpha=-1)
+            product = _multiply(exponentials, logits_of.embedding)
+            grad_latents[part] -= product[:, : output.units] * scale
+            output.add_product(exponentials, output.rows(latents[part], scale), sign=-1)
         if len(ctx.kept):
             ctx.kept = None
         return grad_latents, *output.parts(), None, None
@@ -197,8 +240,6 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _exponentials_(logits: Tensor, largest: Tensor) -> Tensor:
     """exp(logits − largest), in the place of the logits."""
-    if own := _kernels(logits):
-        return own.exponentials_(logits, largest)
     return logits.sub_(largest.unsqueeze(-1)).exp_()
 
 
@@ -213,8 +254,12 @@ def log_normaliser(latents: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
 
 
 def _logits(latents: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
-    """``(n, K, V)`` for ``latents`` ``(n, K, E)``."""
-    logits = torch.addmm(bias, latents.flatten(0, 1), embedding.T)
+    """W z + b, for kernels W z, ``(n, K, V)`` for ``latents`` ``(n, K, E)``."""
+    rows = latents.flatten(0, 1)
+    if _kernels(latents):
+        logits = _multiply(rows, embedding.T)
+    else:
+        logits = torch.addmm(bias, rows, embedding.T)
     return logits.view(*latents.shape[:2], -1)
 
 
@@ -230,10 +275,11 @@ def mixture_log_softmax(latents: Tensor, log_pi: Tensor, embedding: Tensor, bias
     ``latents`` ``(N, K, E)``, ``log_pi`` ``(N, K)``.
     """
     log_q, own = [], _kernels(latents)
+    latents, embedding = _factor(latents), _factor(embedding, ALIGNED)
     for part in _chunks(len(log_pi), len(bias), latents.device, log_pi.shape[1]):
         logits = _logits(latents[part], embedding, bias)
         if own:
-            log_q.append(own.mixture(logits, log_pi[part]))
+            log_q.append(own.mixture(logits, bias, log_pi[part]))
             continue
         largest, exponentials, total = _exponentials(logits)
         q = _weighted_sum(log_pi[part].exp() / total, exponentials)
@@ -253,6 +299,7 @@ class _SigmoidMixture(torch.autograd.Function):
         ctx.save_for_backward(latents, log_pi, embedding, bias, log_q0)
         entries = log_pi.shape[1] * len(bias)
         keep = _kept_rows(ctx, entries, latents, with_gradient)
+        latents, embedding = _factor(latents), _factor(embedding, ALIGNED)
         ctx.kept, values = {}, []
         for part in _chunks(len(log_q0), len(bias), latents.device, log_pi.shape[1]):
             value, *gradients = _expectation(
@@ -269,6 +316,7 @@ class _SigmoidMixture(torch.autograd.Function):
         latents, log_pi, embedding, bias, log_q0 = ctx.saved_tensors
         grad_latents, grad_log_pi = torch.empty_like(latents), torch.empty_like(log_pi)
         output = _OutputGradient(embedding)
+        rounded, embedding = _factor(latents), _factor(embedding, ALIGNED)
         kept = ctx.kept
         if kept:
             ctx.kept = None
@@ -277,13 +325,14 @@ class _SigmoidMixture(torch.autograd.Function):
                 of_logits, factor, of_log_pi = kept.pop(part.start)
             else:
                 _, of_logits, factor, of_log_pi = _expectation(
-                    latents[part], log_pi[part], embedding, bias, log_q0[part], True
+                    rounded[part], log_pi[part], embedding, bias, log_q0[part], True
                 )
-            of_logits = of_logits.to(latents.dtype).flatten(0, 1)
+            of_logits = of_logits.to(rounded.dtype).flatten(0, 1)
             scale = (factor * grad[part, None]).unsqueeze(-1)
-            grad_latents[part] = (of_logits @ embedding).view_as(latents[part]) * scale
+            product = _multiply(of_logits, embedding)[:, : output.units]
+            grad_latents[part] = product.view_as(latents[part]) * scale
             rows = output.rows(latents[part].flatten(0, 1), scale.flatten(0, 1))
-            output.sum.addmm_(of_logits.T, rows)
+            output.add_product(of_logits, rows)
             grad_log_pi[part] = of_log_pi * grad[part, None]
         return grad_latents, grad_log_pi, *output.parts(), None, None
 
@@ -295,8 +344,9 @@ def _expectation(latents, log_pi, embedding, bias, log_q0, with_gradients: bool)
     """
     if own := _kernels(latents):
         logits = _logits(latents, embedding, bias)
-        value, of_log_pi = own.sigmoid_mixture(logits, log_pi, log_q0, with_gradients)
-        return value, logits, torch.ones_like(log_pi), of_log_pi
+        dtype = latents.dtype if with_gradients else None
+        value, of_logits, of_log_pi = own.sigmoid_mixture(logits, bias, log_pi, log_q0, dtype)
+        return value, of_logits, torch.ones_like(log_pi), of_log_pi
     q0, pi = log_q0.exp(), log_pi.exp()
     sigma = _logits(latents, embedding, bias).sigmoid_()
     r = _weighted_sum(pi, sigma)
