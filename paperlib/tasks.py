@@ -4,6 +4,7 @@ Shapes: N sentences, T words a sentence, V words. Losses are per token, in nats.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,9 +84,7 @@ class SentenceTask(Task):
         self._mixed = mixed
         self._probe = probe
         self._names: tuple[str, ...] = ()
-        self._run = self._add_gradients
-        if split.train.is_cuda:
-            self._run = Replayed(self._add_gradients, model.parameters())
+        self._run = None
 
     def batches(self, epoch: int, size: int) -> list[Tensor]:
         """Indices of sentences, shuffled by (seed, epoch); the last batch may be smaller."""
@@ -94,8 +93,20 @@ class SentenceTask(Task):
 
     def backward(self, batch: Tensor) -> dict[str, Tensor]:
         """Gradients of the parts of the loss; returns their means per token and their sum."""
+        if self._run is None:
+            on_gpu, models = batch.is_cuda, (self.model, *self.read_along())
+            replayed = on_gpu and all(model.capturable for model in models)
+            self._run = (
+                Replayed(self._add_gradients, self.model.parameters())
+                if replayed
+                else self._add_gradients
+            )
         measures = self._run(batch)
         return dict(zip(self._names, measures, strict=True))
+
+    def read_along(self) -> Sequence[nn.Module]:
+        """Models that read every batch, beside the one that is trained."""
+        return ()
 
     def _add_gradients(self, batch: Tensor) -> tuple[Tensor, ...]:
         with hardware.rounded_products(self._mixed):
@@ -142,6 +153,9 @@ class DiscriminatorTask(SentenceTask):
         super().__init__(*args, **options)
         self._q0 = q0.eval()
 
+    def read_along(self) -> Sequence[nn.Module]:
+        return (self._q0,)
+
     def parts(self, batch: Tensor) -> dict[str, Tensor]:
         """D^(q) and D^(p)."""
         d_q, d_p = self._parts(self.split.train[batch], self._mixed)
@@ -187,6 +201,11 @@ class FinetuningTask(SentenceTask):
         is_sum = self._term.estimate == "sum"
         self._train_frozen = () if is_sum else self._frozen(self.split.train)
         self._valid_frozen = self._frozen(self.split.valid)
+
+    def read_along(self) -> Sequence[nn.Module]:
+        if self._term.estimate != "sum":
+            return ()
+        return tuple(model for model in self._models if model is not None)
 
     def parts(self, batch: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and the reverse KL divergence, weighted as in the objective."""

@@ -20,6 +20,9 @@ class TrueModel(nn.Module):
     The trigram probabilities of these contexts are computed once, as a table of float32.
     """
 
+    capturable = False
+    """See :class:`paperlib.models.LSTM`; that all contexts are known is looked up on the GPU."""
+
     def __init__(self, language: TrigramLanguage, *sentences: Tensor):
         """``sentences`` are ``(N, T)`` word ids each, all on the device that is to be used."""
         super().__init__()

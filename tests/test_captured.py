@@ -85,6 +85,10 @@ CASES = [
 ]
 
 
+def name_of(case):
+    return " ".join((case[0].__name__, *case[1:]))
+
+
 def trained(case, path, **changes):
     make, *arguments = case
     task, own = make(*arguments, **changes)
@@ -144,7 +148,7 @@ def test_gradients_count_however_they_were_cleared():
         assert weight.grad.tolist() == [3.0 + (turn % 2 == 0)] * 2
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_a_training_is_the_same(case, tmp_path, monkeypatch):
     weights, history = trained(case, tmp_path / "replayed.pt")
     for module in (tasks, stream_tasks):
@@ -154,7 +158,7 @@ def test_a_training_is_the_same(case, tmp_path, monkeypatch):
     torch.testing.assert_close(history, expected_history, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_a_training_is_the_same_each_time(case, tmp_path):
     weights, _ = trained(case, tmp_path / "first.pt")
     again, _ = trained(case, tmp_path / "second.pt")

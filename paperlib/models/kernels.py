@@ -9,6 +9,7 @@ Shapes: R rows or n tokens, K experts, V words, W ≥ V logits in a row: those a
 up, are not read, and have a gradient of zero.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -19,6 +19,9 @@ class LSTM(nn.Module):
     r(w|c), so both are this class.
     """
 
+    capturable = True
+    """Whether a GPU can replay it, for it is never waited for."""
+
     def __init__(self, n_words: int, shape: settings.Model, generator: torch.Generator):
         """Initialise from ``generator``; nothing is drawn from the global random state.
 
