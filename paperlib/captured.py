@@ -1,6 +1,8 @@
 """Work of many small kernels as CUDA graphs: a GPU need not wait for Python between them."""
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +71,19 @@ class Replayed:
             parameter.grad = own
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Inside, no cyclic garbage is freed: it may hold another graph, whose end spoils a capture."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 class _Graph:
     """A captured call; its memory is that of ``pool``, so one graph at a time is replayed."""
 
@@ -77,7 +92,7 @@ class _Graph:
         self._graph = torch.cuda.CUDAGraph()
         if generator is not None:
             self._graph.register_generator_state(generator)
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream):
+        with _no_collection(), torch.cuda.graph(self._graph, pool=pool, stream=stream):
             self._outputs = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -163,7 +163,7 @@ def test_the_sum_has_no_clip():
 
 def test_the_true_model_is_the_languages_next_word_distribution(study):
     sentence = study.split.valid[5].tolist()
-    log_p = study.truth(study.split.valid[5:6])[0]
+    log_p = study.truth(study.split.valid[5:6])[0].cpu()
     history = [0, 0, *(word + 1 for word in sentence)]
     for position in range(len(sentence)):
         expected = study.language.next_word_probs(history[position], history[position + 1])
@@ -186,7 +186,8 @@ def test_finetuning_with_the_oracle_is_equation_12_with_the_optimal_discriminato
     with torch.no_grad():
         q0 = study.perturbed(words).double().softmax(-1).gather(-1, at)
         q = model(words).double().softmax(-1).gather(-1, at)
-    p = torch.from_numpy(np.exp(study.language.log_prob(words.numpy() + 1))).unsqueeze(-1)
+    p = torch.from_numpy(np.exp(study.language.log_prob(words.cpu().numpy() + 1))).unsqueeze(-1)
+    p = p.to(q0.device)
     r = q0 / (q0 + p)
     t = q / q0 * r / (1 - r)
     parts = task.parts(batch)
@@ -361,7 +362,8 @@ def test_scattered_points_are_the_models(study):
     chosen = np.array(points["chosen word"]["q0"])
     in_context = over_batches(
         study.perturbed,
-        torch.from_numpy(study.test[: study.beyond.sentences]),
+        torch.from_numpy(study.test[: study.beyond.sentences]).to(study.device),
         lambda logits, _: log_q(logits)[..., study.chosen],
-    ).numpy()
+    )
+    in_context = in_context.cpu().numpy()
     assert all(np.isclose(in_context, value, atol=1e-4).any() for value in chosen)

@@ -23,9 +23,10 @@ def studies(tmp_path_factory):
 
 def perplexity_word_by_word(model, tokens, eos):
     state, total, word = model.start(1), 0.0, eos
+    device = model.embedding.device
     with torch.no_grad():
         for target in tokens.tolist():
-            encoded, state = model.encode(torch.tensor([[word]]), state)
+            encoded, state = model.encode(torch.tensor([[word]], device=device), state)
             total -= model.log_q(encoded)[0, 0, target].item()
             word = target
     return math.exp(total / len(tokens))

@@ -62,10 +62,10 @@ def test_true_divergences_against_sums_word_by_word(study):
     model = study.initial.model
     for row, at in ((0, 0), (3, 1), (14, length - 1)):
         context = sentences[row, :at]
-        text = torch.tensor([0, *context])[:, None]
+        text = torch.tensor([0, *context], device=study.device)[:, None]
         with torch.no_grad():
             encoded, _ = model.encode(text, model.start(1))
-            q = model.log_q(encoded)[-1, 0].double().exp().numpy()[1:]
+            q = model.log_q(encoded)[-1, 0].double().exp().cpu().numpy()[1:]
         q = q / q.sum()
         every = [[*context, word] for word in range(1, language.n_words + 1)]
         p = np.exp(language.log_prob(np.array(every))[:, -1])

@@ -93,8 +93,8 @@ def test_curves_record_every_step_from_the_start(study):
 
 
 def test_the_probes_contexts_are_real_and_followed_by_their_words(study):
-    sentences, positions = study.probe.sentences.numpy(), study.probe.positions.tolist()
-    valid = {tuple(row) for row in study.split.valid.numpy().tolist()}
+    sentences, positions = study.probe.sentences.cpu().numpy(), study.probe.positions.tolist()
+    valid = {tuple(row) for row in study.split.valid.tolist()}
     for row, position, word in zip(
         sentences, positions, study.probed_words().values(), strict=True
     ):

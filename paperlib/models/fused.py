@@ -25,7 +25,7 @@ CHUNK = 1 << 21
 products."""
 
 GPU_CHUNK = 1 << 24
-"""Logits that a GPU works on at once."""
+"""Logits that a GPU works on at once, or an eighth of all where that is more."""
 
 LEAST = 128
 """Rows of latents that a chunk has at least: with each, all of W passes through the cache."""
@@ -39,8 +39,10 @@ loses a GPU's fast loads."""
 
 
 def _chunks(rows: int, words: int, device: torch.device, experts: int = 1) -> Iterator[slice]:
-    # Threads share a chunk.
-    logits = GPU_CHUNK if device.type == "cuda" else CHUNK * torch.get_num_threads()
+    if device.type == "cuda":
+        logits = max(GPU_CHUNK, rows * experts * words // 8)
+    else:  # threads share a chunk
+        logits = CHUNK * torch.get_num_threads()
     size = max(logits // (experts * words), -(-LEAST // experts))
     for start in range(0, rows, size):
         yield slice(start, min(rows, start + size))
