@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,27 @@ from paperlib.checkpoints import load_json, load_weights, save_json, save_weight
 from paperlib.settings import Training
 from paperlib.training import Progress, Task, Trainer
 
+DONE = "done.json"
+"""Lies in a finished stage's folder and says what made it."""
+
 VERSION = 1
 """Part of every hash: raise it when the meaning of a stage's settings changes."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: the weights it kept, its curve, and the folder they lie in."""
+    """A finished training: its curve, the weights it kept, and the folder they lie in."""
 
-    model: nn.Module
+    network: nn.Module
+    """Of the form that was trained; its weights are those of ``model`` once that was asked for."""
     progress: Progress
     folder: Path
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with the weights it kept, which are read when they are first needed: who
+        only looks at curves can do without the file."""
+        return load_weights(self.folder / "model.safetensors", self.network).eval()
 
     @property
     def history(self) -> list[dict]:
@@ -65,20 +76,24 @@ def once(kind: str, key: dict, compute: Callable[[Path], None]) -> Path:
     Processes that train together compute together; the first of them holds the lock.
     """
     folder = folder_of(kind, key)
-    done = folder / "done.json"
-    if not distributed.any_says(done.is_file()):
+    if not _is_done(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock") if distributed.rank() == 0 else nullcontext():
-            if not distributed.any_says(done.is_file()):
+            if not _is_done(folder):
                 compute(folder)
                 record = {
                     "commit": paths.commit(),
                     "hardware": hardware.describe(),
                     "processes": distributed.size(),
                 }
-                save_json(done, {"kind": kind, "key": key} | record)
+                save_json(folder / DONE, {"kind": kind, "key": key} | record)
         distributed.wait()
     return folder
+
+
+def _is_done(folder: Path) -> bool:
+    """Whether any of the processes that train together sees that a stage is done."""
+    return distributed.any_says((folder / DONE).is_file())
 
 
 def train(
@@ -94,12 +109,21 @@ def train(
 
     ``make_task`` gets the model and is called only where there is something left to train.
     ``key`` holds what the weights and the task depend on; the training settings, with the
-    precision that they mean on this machine, are added to it. Kept are the best weights, or the
-    ``last`` ones.
+    precision that they mean on this machine, are added to it. Where that is up to the machine, what
+    another one trained in its precision is taken too, so that ``runs/`` can be carried from one to
+    another. Kept are the best weights, or the ``last`` ones.
     """
-    precision = hardware.precision(settings.precision)
-    training = settings.model_dump(mode="json") | {"precision": precision}
-    key = key | {"training": training} | ({"kept": "last"} if last else {})
+
+    def key_in(precision: str) -> dict:
+        training = settings.model_dump(mode="json") | {"precision": precision}
+        return key | {"training": training} | ({"kept": "last"} if last else {})
+
+    here = hardware.precision(settings.precision)
+    elsewhere = {"mixed", "float32"} - {here} if settings.precision == "auto" else ()
+    own_key = key_in(here)
+    for other in map(key_in, elsewhere):
+        if not _is_done(folder_of(kind, own_key)) and _is_done(folder_of(kind, other)):
+            own_key = other
 
     def compute(folder: Path) -> None:
         hardware.keep_memory()
@@ -108,7 +132,6 @@ def train(
         save_weights(folder / "model.safetensors", model)
         save_json(folder / "progress.json", asdict(progress))
 
-    folder = once(kind, key, compute)
+    folder = once(kind, own_key, compute)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
-    load_weights(folder / "model.safetensors", model)
-    return Trained(model.eval(), Progress(**load_json(folder / "progress.json")), folder)
+    return Trained(model, Progress(**load_json(folder / "progress.json")), folder)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from paperlib import stages, training
+from paperlib import hardware, stages, training
 from paperlib.checkpoints import CheckpointError, load_weights, save_weights
 from paperlib.models import LSTM
 from paperlib.settings import Model, SentenceTraining
@@ -87,7 +87,34 @@ def test_damaged_weights_are_named():
     trained, _ = train(SETTINGS)
     (trained.folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read .* delete"):
-        train(SETTINGS)
+        _ = train(SETTINGS)[0].model
+
+
+def test_curves_are_there_without_the_weights():
+    trained, _ = train(SETTINGS)
+    (trained.folder / "model.safetensors").unlink()
+    again, made = train(SETTINGS)
+    assert made == []
+    assert again.history == trained.history
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        _ = again.model
+
+
+def test_what_another_machine_trained_in_its_precision_is_found(monkeypatch):
+    """As when runs/ was carried from a GPU to a laptop."""
+    up_to_the_machine = SETTINGS.model_copy(update={"precision": "auto"})
+    monkeypatch.setattr(hardware, "precision", lambda name: "mixed" if name == "auto" else name)
+    there, _ = train(up_to_the_machine)
+    monkeypatch.setattr(hardware, "precision", lambda name: "float32" if name == "auto" else name)
+    here, made = train(up_to_the_machine)
+    assert made == []
+    assert here.folder == there.folder
+    asked_for, made = train(SETTINGS.model_copy(update={"precision": "float32"}))
+    assert len(made) == 1
+    assert asked_for.folder != there.folder
+    # What this machine trained itself comes first.
+    found, made = train(up_to_the_machine)
+    assert (found.folder, made) == (asked_for.folder, [])
 
 
 def test_weights_of_another_network_are_not_called_damaged(tmp_path):
