@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from paperlib import settings, stages
+from paperlib.checkpoints import like
 from paperlib.evaluation import over_batches
 from paperlib.models.readings import log_q
 from paperlib.perturb import amount_for, lower_bias
@@ -146,9 +147,13 @@ class BeyondStudy(SyntheticStudy):
             "beyond_finetuning",
             key,
             training,
-            lower_bias(self.start(variant.of), 0, 0),
+            self._new_model(stream=0),
             lambda model: self.task(
-                variant, model, self.split, title=title, **self._options(training)
+                variant,
+                like(self.start(variant.of), model),
+                self.split,
+                title=title,
+                **self._options(training),
             ),
         )
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from paperlib import corpora, distributed, paths, settings, stages
-from paperlib.checkpoints import save
+from paperlib.checkpoints import like, save
 from paperlib.divergences import kl
 from paperlib.estimates import interval_of_mean
 from paperlib.files import save_array
@@ -77,9 +77,11 @@ class LargeStudy(TextStudy):
             "large_cross_entropy",
             self._data_key | {"q0": self.initial.folder.name},
             training,
-            self._copy(self.initial),
+            self.new_model(stream=0),
             lambda model: LanguageModelStreams(
-                *self._task("fine-tuning (cross-entropy alone)", model, training)
+                *self._task(
+                    "fine-tuning (cross-entropy alone)", like(self.initial.model, model), training
+                )
             ),
         )
 

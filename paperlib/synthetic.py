@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from paperlib import hardware, settings, stages
+from paperlib.checkpoints import like
 from paperlib.estimates import resampled_sums
 from paperlib.evaluation import FrequencyClasses, over_batches, table1_from_sums, table1_sums
 from paperlib.losses import log_p_hat
@@ -315,16 +316,14 @@ class SyntheticStudy:
         options["probe"] = self.probe if of == "perturbed" else None
 
         def make_task(model: nn.Module):
+            model = like(self.start(of), model)
             if loss == "cross_entropy":
                 return LanguageModelTask(title, model, self.split, **options)
             options["q0"] = self.start(of)
             options["discriminator"] = discriminator and discriminator.model
             return FinetuningTask(title, model, self.split, **options)
 
-        # A perturbation by 0 is a copy: the model that fine-tuning starts from stays as it is.
-        return stages.train(
-            "finetuning", key, training, lower_bias(self.start(of), 0, 0), make_task
-        )
+        return stages.train("finetuning", key, training, self._new_model(stream=0), make_task)
 
     def _options(self, training: settings.SentenceTraining) -> dict:
         return {

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from paperlib import hardware, stages
-from paperlib.checkpoints import save
+from paperlib.checkpoints import like, save
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
@@ -94,8 +94,10 @@ class TextStudy:
             f"{self.kind}_second_run",
             self._data_key | {"start": self.first_run.folder.name},
             training,
-            self._copy(self.first_run),
-            lambda model: LanguageModelStreams(*self._task("second run", model, training)),
+            self.new_model(stream=0),
+            lambda model: LanguageModelStreams(
+                *self._task("second run", like(self.first_run.model, model), training)
+            ),
         )
 
     @cached_property
@@ -129,9 +131,11 @@ class TextStudy:
             f"{self.kind}_finetuning",
             key,
             training,
-            self._copy(q0),
+            self.new_model(stream=0),
             lambda model: FinetuningStreams(
-                *self._task(f"fine-tuning ({option.replace('_', ' ')})", model, training),
+                *self._task(
+                    f"fine-tuning ({option.replace('_', ' ')})", like(q0.model, model), training
+                ),
                 q0=q0.model,
                 discriminator=discriminator and discriminator.model,
             ),
@@ -203,11 +207,6 @@ class TextStudy:
         """A network as it is before training, from one or the other stream of randomness."""
         generator = torch.Generator().manual_seed(2 * self.seed + stream)
         return AWDLSTM(self.text.n_words, self.settings.network, generator).to(self.device)
-
-    def _copy(self, trained: Trained) -> AWDLSTM:
-        model = self.new_model(stream=0)
-        model.load_state_dict(trained.model.state_dict())
-        return model
 
     @cached_property
     def _data_key(self) -> dict:
