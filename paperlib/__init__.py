@@ -5,7 +5,7 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
 
 0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``, ``paths``,
    ``progress``, ``hardware``, ``distributed``, ``arguments``, ``threads``,
-   ``lifetime``, ``files``, ``kept``
+   ``lifetime``, ``files``, ``kept``, ``captured``
 1. data and layers: ``proposals``, ``trigram``, ``divergences``, ``estimates``,
    ``frequency_bins``
 2. models: ``models``, ``perturb``, ``truth``

@@ -1,10 +1,14 @@
 """Table 1 as files: the contract's columns, twins, and the comparison with the paper."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from paperlib.reporting import paper, tables
+from paperlib.stages import Trained
+from paperlib.training import Progress
 
 COLUMNS = ["test_ppl", "freq_ppl", "rare_ppl", "ratio", "diff_mean", "diff_std"]
 
@@ -55,3 +59,20 @@ def test_differences_are_paired_by_seed_and_compared_with_the_paper():
     against["perturbed_ftd"]["test_ppl"] = against["perturbed"]["test_ppl"] + 0.1
     verdicts = tables.table1_differences([against]).set_index(["step", "column"])["agrees"]
     assert verdicts["perturbed → perturbed_ftd", "test_ppl"] == "opposite sign"
+
+
+def test_changes_on_validation_are_paired_by_seed():
+    def run(*perplexities):
+        history = [{"epoch": k, "perplexity": value} for k, value in enumerate(perplexities)]
+        progress = Progress(1.0, best=min(perplexities), history=history)
+        return Trained(None, progress, Path("unused"))
+
+    runs = {"better": [run(80.0, 79.5, 79.0), run(90.0, 88.0, 89.0)], "worse": [run(80.0, 81.0)]}
+    better, worse = tables.validation_changes(runs).to_dict("records")
+    # Changes of −1 and −2; t of one degree of freedom at 97.5 % is 12.706.
+    assert better["before"] == 85.0
+    assert better["change"] == pytest.approx(-1.5)
+    assert better["low"] == pytest.approx(-1.5 - 12.7062 * 0.5, rel=1e-4)
+    assert (better["smallest"], better["largest"], better["seeds"]) == (-1.0, -2.0, 2)
+    assert worse["change"] == 0
+    assert np.isnan(worse["low"])

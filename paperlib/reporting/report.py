@@ -40,6 +40,7 @@ RESULTS = {
     "readings": "",
     "synthetic_language": "The synthetic language",
     "learning_rates": "",
+    "validation_changes": "",
 }
 """Tables, and figures with their captions, in the order of the page."""
 

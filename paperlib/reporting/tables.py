@@ -7,6 +7,7 @@ import pandas as pd
 
 from paperlib.estimates import interval, over_seeds
 from paperlib.reporting import paper
+from paperlib.stages import Trained
 
 TABLE1_COLUMNS = (
     "test_ppl",
@@ -126,6 +127,26 @@ def table1_differences(
                 row["paper"] = theirs[0] - theirs[1]
                 row["agrees"] = _agreement(row["ours"], row["paper"], rounding.get(column, 0.01))
             rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def validation_changes(runs: dict[str, list[Trained]]) -> pd.DataFrame:
+    """What fine-tuning does to the validation perplexity, for runs of several seeds by name.
+
+    A row a name: the mean over seeds of the perplexity ``before`` and of its ``change`` to the best
+    epoch, with sample standard deviation and 95 % t interval of the change where there are several
+    seeds, and the smallest and largest of the changes.
+    """
+    rows = []
+    for name, trained in runs.items():
+        before = np.array([run.history[0]["perplexity"] for run in trained])
+        changes = np.array([run.progress.best for run in trained]) - before
+        change = over_seeds(changes)
+        rows.append(
+            {"fine-tuning": name, "seeds": len(trained), "before": before.mean()}
+            | {"change": change.value, "sd": change.sd, "low": change.low, "high": change.high}
+            | {"smallest": changes.max(), "largest": changes.min()}
+        )
     return pd.DataFrame(rows)
 
 
