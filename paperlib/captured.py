@@ -14,7 +14,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 class Replayed:
-    """``function(*inputs)`` on a GPU, replayed as one graph from the third call of each shape on.
+    """``function(*inputs)`` on a GPU, replayed as one graph from the second call of each shape on.
 
     The function takes and returns tensors and must not wait for the GPU. It may change tensors in
     place that it was made with, draw from ``generator``, and add to the gradients of

@@ -5,7 +5,8 @@ T steps of a piece. Losses are per token, in nats.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,9 +55,10 @@ class Text(Protocol):
 class StreamTask(Task):
     """What the three tasks share: text in streams, states carried, pieces of random length.
 
-    ``readers`` are models that read along with the one that is trained, by name.
-    Where the model, or one of the ``frozen`` ones beside it, remembers nothing, pieces are of one
-    length, its ``piece``, so that a word has the same context for all of them, whenever it is read.
+    Of the frozen models beside the one that is trained, ``readers`` read every batch too, by the
+    names that their states have, and ``others`` do not. Where one of them all remembers nothing,
+    pieces are of one length, its ``piece``, so that a word has the same context for all of them,
+    whenever it is read.
 
     With ``training.regularised`` there is dropout, from a generator seeded by ``seed``, and the
     model's own regularisation. The streams of a batch are worked on in ``training.parts`` groups,
@@ -76,11 +78,12 @@ class StreamTask(Task):
         text: Text,
         training: StreamTraining,
         seed: int,
-        frozen: Sequence[StreamModel] = (),
-        readers: dict[str, StreamModel] | None = None,
+        readers: Mapping[str, StreamModel] = MappingProxyType({}),
+        others: Sequence[StreamModel] = (),
     ):
         self.title = title
         self.model = model
+        self._readers: dict[str, StreamModel] = {"model": model, **readers}
         self.training = training
         self.eos = text.eos
         self.device = next(model.parameters()).device
@@ -97,19 +100,21 @@ class StreamTask(Task):
         mine = torch.arange(self._mine.stop - self._mine.start, device=self.device)
         if not len(mine) or (training.regularised and distributed.size() > 1):
             raise TrainingError(_ALONE if len(mine) else _TOO_MANY.format(training.batch_size))
-        self._piece = fixed_piece([model, *frozen])
+        self._piece = fixed_piece([*self._readers.values(), *others])
         if self._piece not in (None, training.bptt):
             raise TrainingError(_OTHER_PIECE.format(self._piece, self._piece))
         self._columns = mine.chunk(training.parts)
-        self._readers: dict[str, StreamModel] = {"model": model} | (readers or {})
         self._states: dict[str, list[State]] = {}
         self._names: tuple[str, ...] = ()
         self._more = False
         self._run = self._add_gradients
-        alone_on_gpu = self.device.type == "cuda" and distributed.size() == 1
-        if alone_on_gpu and all(reader.capturable for reader in self._readers.values()):
+        if self._can_be_replayed():
             self._run = Replayed(self._add_gradients, model.parameters(), self._dropout)
         steps_of_parts(text, self._numbers(0), training.batch_size)
+
+    def _can_be_replayed(self) -> bool:
+        alone_on_gpu = self.device.type == "cuda" and distributed.size() == 1
+        return alone_on_gpu and all(reader.capturable for reader in self._readers.values())
 
     @property
     def train(self) -> Tensor:
@@ -275,7 +280,7 @@ class DiscriminatorStreams(StreamTask):
 
     def __init__(self, *args, q0: nn.Module, **options):
         self._q0 = q0.eval()
-        super().__init__(*args, frozen=[q0], readers={"q0": q0}, **options)
+        super().__init__(*args, readers={"q0": q0}, **options)
 
     def parts(self, encoded, target) -> dict[str, Tensor]:
         """D^(q) and D^(p)."""
@@ -302,7 +307,7 @@ class FinetuningStreams(StreamTask):
 
     def __init__(self, *args, q0: nn.Module, discriminator: nn.Module | None, **options):
         self._frozen = q0.eval(), discriminator and discriminator.eval()
-        super().__init__(*args, frozen=[model for model in self._frozen if model], **options)
+        super().__init__(*args, others=[model for model in self._frozen if model], **options)
         valid_log_q0 = self.on_valid(q0.log_q_of, q0)
         valid_log_odds = torch.zeros_like(valid_log_q0)
         if discriminator is not None:
