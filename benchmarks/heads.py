@@ -106,12 +106,15 @@ def compiled_loss() -> Callable:
 
 
 def can_compile() -> bool:
-    """Whether ``torch.compile`` finds what it needs: a C++ compiler, and for a GPU Triton."""
+    """Whether ``torch.compile`` finds what it needs: a C++ compiler, and for a GPU Triton.
+
+    And itself: it tells the compiler where PyTorch lies, without quotes, so that a space ends it.
+    """
     header = Path(sysconfig.get_path("include")) / "Python.h"
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if torch.cuda.is_available() and find_spec("triton") is None:
         return False
-    return compiler is not None and header.is_file()
+    return compiler is not None and header.is_file() and " " not in torch.__file__
 
 
 def model(mixed: bool = False, alternatives: bool = True, **shape: int) -> Case:

@@ -27,7 +27,7 @@ def test_the_ways_of_a_head_have_the_same_gradients(build):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.skipif(not heads.can_compile(), reason="no C++ compiler with Python's headers here")
+@pytest.mark.skipif(not heads.can_compile(), reason="torch.compile cannot compile here")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # from within torch.compile
 def test_the_compiled_head_has_the_same_gradients():
     ways = heads.model(**TINY).ways
