@@ -11,6 +11,7 @@ MOST = 64
 """Shapes of inputs that are captured; calls with others run as they are."""
 
 Function = Callable[..., tuple[Tensor, ...]]
+"""Takes tensors and returns tensors."""
 
 
 class Replayed:

@@ -6,6 +6,7 @@ Shapes: N sentences, T words a sentence, V words. Losses are per token, in nats.
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import hardware
-from paperlib.captured import Replayed
+from paperlib.captured import Function, Replayed
 from paperlib.evaluation import BATCH_SIZE, finetuning_measures, over_batches, perplexity
 from paperlib.losses import (
     exact_reverse_kl,
@@ -84,7 +85,6 @@ class SentenceTask(Task):
         self._mixed = mixed
         self._probe = probe
         self._names: tuple[str, ...] = ()
-        self._run = None
 
     def batches(self, epoch: int, size: int) -> list[Tensor]:
         """Indices of sentences, shuffled by (seed, epoch); the last batch may be smaller."""
@@ -93,16 +93,16 @@ class SentenceTask(Task):
 
     def backward(self, batch: Tensor) -> dict[str, Tensor]:
         """Gradients of the parts of the loss; returns their means per token and their sum."""
-        if self._run is None:
-            on_gpu, models = batch.is_cuda, (self.model, *self.read_along())
-            replayed = on_gpu and all(model.capturable for model in models)
-            self._run = (
-                Replayed(self._add_gradients, self.model.parameters())
-                if replayed
-                else self._add_gradients
-            )
         measures = self._run(batch)
         return dict(zip(self._names, measures, strict=True))
+
+    @cached_property
+    def _run(self) -> Function:
+        """How a batch is worked on: on a GPU as a graph, unless a model keeps it from that."""
+        models = (self.model, *self.read_along())
+        if self.split.train.is_cuda and all(model.capturable for model in models):
+            return Replayed(self._add_gradients, self.model.parameters())
+        return self._add_gradients
 
     def read_along(self) -> Sequence[nn.Module]:
         """Models that read every batch, beside the one that is trained."""
