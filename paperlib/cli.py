@@ -205,6 +205,18 @@ def readme() -> int:
     return 0
 
 
+def judge(profile: str) -> int:
+    """Judge the claims of a profile anew, from the measures that its last run left."""
+    _named_profile(profile, None, None)
+    from paperlib.reporting.report import judge_anew
+
+    folder = paths.figures(profile)
+    if not (folder / "provenance.json").is_file():
+        raise UsageError(f"Profile {profile} has no results in {folder}; run it first.")
+    print(f"{judge_anew(folder)} has the verdicts.")
+    return 0
+
+
 def list_notebooks() -> int:
     """List the notebooks in their order, and what each makes."""
     for entry in notebooks.declared().values():
@@ -343,6 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--damaged", help="'fatal' (default) or 'skip' files that cannot be read")
     sub.add_argument("--processes", type=_number, metavar="N", help="default: as many as cores")
 
+    for_profile(add("judge", judge), required=True)
     add("check-proposition1", check_proposition1)
     add("profiles", profiles)
     add("notebooks", list_notebooks)

@@ -3,11 +3,14 @@
 import base64
 import html
 import json
+import shutil
 from html.parser import HTMLParser
 
 import pytest
 from conftest import CHECKOUT
 
+from paperlib import paths
+from paperlib.cli import main
 from paperlib.reporting import cells, claims, report, summary
 from paperlib.reporting.measures import load_measures
 from paperlib.settings import load
@@ -194,3 +197,21 @@ def test_fine_tunings_that_kept_their_start_are_named(page):
 def test_every_entry_shows_its_reason(page):
     for entry in claims.ledger(claims.declared(), load_measures(FOLDER)):
         assert html.escape(entry["reason"], quote=False).replace("'", "&#39;") in page
+
+
+@pytest.mark.parametrize("profile", ["medium", "paper", "quick"])
+def test_committed_ledgers_are_what_the_rules_make_of_the_measures(profile, tmp_path):
+    folder = tmp_path / profile
+    shutil.copytree(CHECKOUT / "figures" / profile, folder)
+    committed = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    before = (folder / "report.html").read_text(encoding="utf-8")
+    (folder / "claims.json").unlink()
+    report.judge_anew(folder)
+    assert json.loads((folder / "claims.json").read_text(encoding="utf-8")) == committed
+    assert (folder / "report.html").read_text(encoding="utf-8") == before
+
+
+def test_what_was_never_run_cannot_be_judged(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "figures", lambda profile: tmp_path / profile)
+    assert main(["judge", "--profile", "smoke"]) == 2
+    assert "Profile smoke has no results" in capsys.readouterr().err

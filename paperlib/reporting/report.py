@@ -9,8 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from paperlib import notebooks
-from paperlib.checkpoints import write_atomically
+from paperlib.checkpoints import load_json, write_atomically
 from paperlib.reporting import cells, claims, summary
+from paperlib.reporting.measures import load_measures
 from paperlib.settings import Profile
 
 SIGNS = dict(zip(claims.VERDICTS, "✓◐✗–", strict=True))
@@ -82,6 +83,18 @@ def write(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> 
     path = folder / "report.html"
     write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
     return path
+
+
+def judge_anew(folder: Path) -> Path:
+    """Judge the claims by today's rules, from the measures that the last run left in ``folder``.
+
+    Writes the ledger and ``report.html``, and returns the path of the latter. Raises
+    ``FileNotFoundError`` where no run has left its provenance there.
+    """
+    record = load_json(folder / "provenance.json")
+    entries = claims.ledger(claims.declared(), load_measures(folder))
+    claims.save_ledger(folder, record["profile"], record["commit"], entries)
+    return write(folder, Profile.model_validate(record["settings"]), record, entries)
 
 
 def _results(folder: Path) -> list[dict]:
