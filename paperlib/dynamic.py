@@ -5,7 +5,7 @@ the root mean square of the gradients over the training text, and decay towards 
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,13 +25,11 @@ def gradient_rms(model: StreamModel, words: Tensor, bptt: int, title: str) -> li
     model = copy.deepcopy(model)
     parameters = list(model.parameters())
     squares = [torch.zeros_like(parameter) for parameter in parameters]
-    count, state = 0, model.start(words.shape[1])
-    for piece, target in _pieces(model, words, bptt, title):
-        encoded, state = model.encode(piece, state)
-        log_q = model.log_q_of(encoded, target)
-        gradients = torch.autograd.grad(-log_q.mean(), parameters)
+
+    def add(gradients: Sequence[Tensor]) -> None:
         torch._foreach_addcmul_(squares, gradients, gradients)
-        count += 1
+
+    count = sum(1 for _ in _pieces(model, words, bptt, title, add))
     return [(square / count).sqrt() for square in squares]
 
 
@@ -61,36 +59,43 @@ def dynamic_log_q(
     scale = [update.learning_rate / (value + update.epsilon) for value in rms]
     history = torch.cat([tokens.new_full((1,), eos), tokens])
 
-    def read_and_learn(words: Tensor, target: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        encoded, state = model.encode(words, state)
-        log_q = model.log_q_of(encoded, target)
-        gradients = torch.autograd.grad(-log_q.mean(), parameters)
-        with torch.no_grad():
-            back = torch._foreach_sub(trained, parameters)
-            torch._foreach_addcmul_(parameters, decay, back)
-            torch._foreach_addcmul_(parameters, scale, gradients, value=-1)
-        return log_q.detach(), *state
+    def learn(gradients: Sequence[Tensor]) -> None:
+        back = torch._foreach_sub(trained, parameters)
+        torch._foreach_addcmul_(parameters, decay, back)
+        torch._foreach_addcmul_(parameters, scale, gradients, value=-1)
 
-    run = read_and_learn
-    if tokens.is_cuda and model.capturable:
-        run = Replayed(read_and_learn)
-    values, state = [], model.start(1)
-    for words, target in _pieces(model, history[:, None], update.bptt, title):
-        log_q, *state = run(words, target, *state)
-        values.append(log_q.squeeze(1))
-    return torch.cat(values)
+    pieces = _pieces(model, history[:, None], update.bptt, title, learn)
+    return torch.cat([log_q.squeeze(1) for log_q in pieces])
 
 
 def _pieces(
-    model: StreamModel, words: Tensor, bptt: int, title: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Words and the ones that follow them, ``(T, B)`` each, piece by piece.
+    model: StreamModel,
+    words: Tensor,
+    bptt: int,
+    title: str,
+    use: Callable[[Sequence[Tensor]], None],
+) -> Iterator[Tensor]:
+    """log q ``(T, B)`` of the next words, piece by piece with the weights of the moment.
 
-    Raises :class:`ValueError` where ``bptt`` is not the model's own piece, if it has one.
+    After each piece ``use`` gets the gradients of its mean cross-entropy, one a parameter. Raises
+    :class:`ValueError` where ``bptt`` is not the model's own piece, if it has one.
     """
     if model.piece not in (None, bptt):
         raise ValueError(f"the model reads pieces of {model.piece} words; set `bptt` to that")
+    parameters = list(model.parameters())
+
+    def read(piece: Tensor, target: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        encoded, state = model.encode(piece, state)
+        log_q = model.log_q_of(encoded, target)
+        gradients = torch.autograd.grad(-log_q.mean(), parameters)
+        with torch.no_grad():
+            use(gradients)
+        return log_q.detach(), *state
+
+    run = Replayed(read) if words.is_cuda and model.capturable else read
+    state = model.start(words.shape[1])
     starts = range(0, len(words) - 1, bptt)
     for start in bar(starts, title=title, unit="piece"):
         target = words[start + 1 : start + 1 + bptt]
-        yield words[start : start + len(target)], target
+        log_q, *state = run(words[start : start + len(target)], target, *state)
+        yield log_q
