@@ -11,7 +11,6 @@ import numpy as np
 from torch import nn
 
 from paperlib import settings, stages
-from paperlib.checkpoints import like
 from paperlib.evaluation import over_batches
 from paperlib.models.readings import log_q
 from paperlib.perturb import amount_for, lower_bias
@@ -150,7 +149,7 @@ class BeyondStudy(SyntheticStudy):
             self._new_model(stream=0),
             lambda model: self.task(
                 variant,
-                like(self.start(variant.of), model),
+                stages.starting_from(self.start(variant.of), model),
                 self.split,
                 title=title,
                 **self._options(training),

@@ -14,7 +14,6 @@ from paperlib.files import CheckpointError, load_json, unreadable, write_atomica
 
 __all__ = [
     "CheckpointError",
-    "like",
     "load_json",
     "load_state",
     "load_weights",
@@ -57,12 +56,6 @@ def load_weights(path: Path, model: nn.Module) -> nn.Module:
     except (OSError, SafetensorError) as error:
         raise unreadable(path, error) from None
     put_weights(model, tensors, path)
-    return model
-
-
-def like(other: nn.Module, model: nn.Module) -> nn.Module:
-    """``model`` with a copy of the weights of ``other``, a network of the same form."""
-    model.load_state_dict(other.state_dict())
     return model
 
 

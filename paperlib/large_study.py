@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from paperlib import corpora, distributed, paths, settings, stages
-from paperlib.checkpoints import like, save
+from paperlib.checkpoints import save
 from paperlib.divergences import kl
 from paperlib.estimates import interval_of_mean
 from paperlib.files import save_array
@@ -80,7 +80,9 @@ class LargeStudy(TextStudy):
             self.new_model(stream=0),
             lambda model: LanguageModelStreams(
                 *self._task(
-                    "fine-tuning (cross-entropy alone)", like(self.initial.model, model), training
+                    "fine-tuning (cross-entropy alone)",
+                    stages.starting_from(self.initial.model, model),
+                    training,
                 )
             ),
         )

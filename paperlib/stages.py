@@ -135,3 +135,9 @@ def train(
     folder = once(kind, own_key, compute)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return Trained(model, Progress(**load_json(folder / "progress.json")), folder)
+
+
+def starting_from(other: nn.Module, model: nn.Module) -> nn.Module:
+    """``model`` with a copy of the weights of ``other``, a network of the same form."""
+    model.load_state_dict(other.state_dict())
+    return model

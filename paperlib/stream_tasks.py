@@ -163,7 +163,7 @@ class StreamTask(Task):
         for group, columns in enumerate(self._columns):
             states = [part for states in self._states.values() for part in states[group]]
             inputs = self.inputs(batch, columns)
-            self._more = group + 1 < len(self._columns)
+            self._more = group + 1 < len(self._columns)  # several processes wait for the last one
             results = iter(self._run(*inputs, *states))
             measures = torch.stack([next(results) for _ in self._names])
             for states in self._states.values():

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from paperlib import hardware, settings, stages
-from paperlib.checkpoints import like
 from paperlib.estimates import resampled_sums
 from paperlib.evaluation import FrequencyClasses, over_batches, table1_from_sums, table1_sums
 from paperlib.losses import log_p_hat
@@ -316,7 +315,7 @@ class SyntheticStudy:
         options["probe"] = self.probe if of == "perturbed" else None
 
         def make_task(model: nn.Module):
-            model = like(self.start(of), model)
+            model = stages.starting_from(self.start(of), model)
             if loss == "cross_entropy":
                 return LanguageModelTask(title, model, self.split, **options)
             options["q0"] = self.start(of)

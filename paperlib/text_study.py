@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from paperlib import hardware, stages
-from paperlib.checkpoints import like, save
+from paperlib.checkpoints import save
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
@@ -96,7 +96,9 @@ class TextStudy:
             training,
             self.new_model(stream=0),
             lambda model: LanguageModelStreams(
-                *self._task("second run", like(self.first_run.model, model), training)
+                *self._task(
+                    "second run", stages.starting_from(self.first_run.model, model), training
+                )
             ),
         )
 
@@ -134,7 +136,9 @@ class TextStudy:
             self.new_model(stream=0),
             lambda model: FinetuningStreams(
                 *self._task(
-                    f"fine-tuning ({option.replace('_', ' ')})", like(q0.model, model), training
+                    f"fine-tuning ({option.replace('_', ' ')})",
+                    stages.starting_from(q0.model, model),
+                    training,
                 ),
                 q0=q0.model,
                 discriminator=discriminator and discriminator.model,
