@@ -64,8 +64,10 @@ def trainings_of(notebook):
     count = {"none": 0, "first": 1, "all": PLAN.synthetic.seeds}[notebook.trained]
     seeds = [f"{MARKS}/synthetic_seed{seed}.json" for seed in range(count)]
     experiments = [f"{MARKS}/experiment_{name}.json" for name in PLAN.corpora if notebook.reads(name)]
-    others = [f"{MARKS}/{name}.json" for name in ("beyond", "large") if getattr(notebook, name)]
-    return seeds + others + experiments
+    questions = settings.QUESTIONS if notebook.beyond else []
+    beyond = [f"{MARKS}/beyond_question{number}.json" for number in questions]
+    large = [f"{MARKS}/large.json"] if notebook.large else []
+    return seeds + beyond + large + experiments
 
 
 def job(arguments, title, line="0", launcher=""):
@@ -121,13 +123,19 @@ rule beyond:
         SOURCES,
         MARKS + "/synthetic_seed0.json",  # it starts from what is trained there
     output:
-        MARKS + "/beyond.json",
+        MARKS + "/beyond_question{question}.json",
+    params:
+        line=lambda wildcards: PLAN.synthetic.seeds + len(PLAN.corpora) + int(wildcards.question) - 1,
     threads: THREADS
     resources:
         gpu_jobs=1,
     priority: 83
     shell:
-        job("beyond --profile {PROFILE} --output {output:q}", "The training beyond the paper")
+        job(
+            "beyond --profile {PROFILE} --question {wildcards.question} --output {output:q}",
+            "The training beyond the paper, question {wildcards.question},",
+            line="{params.line}",
+        )
 
 
 rule large:

@@ -3,9 +3,8 @@
 The trainings are here; what is measured on them is in :mod:`paperlib.beyond_measures`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
 
 import numpy as np
 from torch import nn
@@ -78,10 +77,11 @@ class BeyondStudy(SyntheticStudy):
 
     # Models
 
-    @cached_property
-    def truth(self) -> TrueModel:
-        """p in all contexts of the training and validation sentences."""
-        return TrueModel(self.language, self.split.train, self.split.valid)
+    def truth_in(self, split: Split) -> TrueModel:
+        """p in all contexts of the sentences of ``split``."""
+        return self._once(
+            (TrueModel, split), lambda: TrueModel(self.language, split.train, split.valid)
+        )
 
     def perturbed_words(self, of: str) -> list[int]:
         """Ids of the words whose bias is lowered in the model ``of``.
@@ -101,7 +101,9 @@ class BeyondStudy(SyntheticStudy):
 
     def start(self, of: str) -> nn.Module:
         """The model that fine-tuning starts from: q_0."""
-        return self._lowered(of) if of in ("several", "frequent") else super().start(of)
+        if of in ("several", "frequent"):
+            return self._once((of,), lambda: self._lowered(of))
+        return super().start(of)
 
     def stopped_discriminator(self, of: str, epochs: int) -> Trained:
         """The discriminator against the model ``of``, as it is after ``epochs`` epochs.
@@ -165,13 +167,24 @@ class BeyondStudy(SyntheticStudy):
             title,
             model,
             split,
-            q0=self.truth if variant.p_hat == ORACLE else self.start(variant.of),
+            q0=self.truth_in(split) if variant.p_hat == ORACLE else self.start(variant.of),
             discriminator=discriminator and discriminator.model,
             second_term=variant.term,
+            read_frozen=self._read_once,
             **({"seed": self.seed} | options),
         )
 
     # Variants
+
+    def variants(self) -> dict[int, list[Variant]]:
+        """The fine-tunings of each question; some belong to several."""
+        found = (
+            self.discriminator_variants(),
+            self.estimate_variants(),
+            self.term_variants(),
+            self.repair_variants(),
+        )
+        return dict(zip(settings.QUESTIONS, found, strict=True))
 
     def discriminator_variants(self) -> list[Variant]:
         """Question 1: how good is the discriminator? Each at both rates."""
@@ -218,17 +231,14 @@ class BeyondStudy(SyntheticStudy):
         repairs = iter(self.repair_variants())
         return {1: first, 3: third, 4: fourth, 5: list(zip(repairs, repairs, strict=True))}
 
-    def trainings(self) -> Iterator[tuple[str, Trained]]:
+    def trainings(
+        self, questions: Iterable[int] = settings.QUESTIONS
+    ) -> Iterator[tuple[str, Trained]]:
         """All trainings of the notebook by name, each trained when it is reached."""
         for of in MODELS:
             yield f"{of}_ftd", self.finetuned(of)
-        variants = (
-            *self.discriminator_variants(),
-            *self.estimate_variants(),
-            *self.term_variants(),
-            *self.repair_variants(),
-        )
-        for variant in dict.fromkeys(variants):
+        variants = self.variants()
+        for variant in dict.fromkeys(one for number in questions for one in variants[number]):
             title = f"{variant.of}: {variant.title}, rate {self.rate(variant):g}"
             if (discriminator := self.p_hat_discriminator(variant)) is not None:
                 yield f"discriminator of {title}", discriminator
@@ -236,7 +246,6 @@ class BeyondStudy(SyntheticStudy):
 
     # Parts
 
-    @cache  # noqa: B019, a study lives as long as its notebook
     def _lowered(self, of: str) -> nn.Module:
         """The initial model with the biases of some words lowered, one after the other."""
         model = self.initial.model
@@ -256,8 +265,8 @@ class BeyondStudy(SyntheticStudy):
         return key
 
 
-def run_beyond(profile: settings.Profile) -> dict:
-    """Train all that notebook 09 reads, and say under which folder of ``runs/`` each lies."""
+def run_beyond(profile: settings.Profile, questions: Iterable[int] = settings.QUESTIONS) -> dict:
+    """Train what notebook 09 reads, and say under which folder of ``runs/`` each lies."""
     study = BeyondStudy(profile.synthetic)
-    trainings = {name: trained.address for name, trained in study.trainings()}
+    trainings = {name: trained.address for name, trained in study.trainings(questions)}
     return {"profile": profile.name, "seed": study.seed, "trainings": trainings}

@@ -74,15 +74,21 @@ def synthetic(profile: str, seed: int, output: Path, report: Path | None) -> int
     return job(what, lambda: run_seed(loaded, seed), output, report)
 
 
-def beyond(profile: str, output: Path, report: Path | None) -> int:
+def beyond(profile: str, output: Path, report: Path | None, question: int | None) -> int:
     """Train what lies beyond the paper, for the first seed, and write what it comes to as JSON."""
     loaded = _profile(profile)
     if loaded.synthetic.beyond is None:
         raise UsageError(f"Profile {profile} has no [synthetic.beyond].")
     from paperlib.beyond import run_beyond
+    from paperlib.settings import QUESTIONS
 
+    if question not in (None, *QUESTIONS):
+        numbers = ", ".join(map(str, QUESTIONS))
+        raise UsageError(f"Question {question} has no trainings of its own; {numbers} have.")
+    questions = QUESTIONS if question is None else [question]
     print("Beyond the paper: what is trained already is found again.", file=sys.stderr)
-    return job("The training beyond the paper", lambda: run_beyond(loaded), output, report)
+    what = "The training beyond the paper"
+    return job(what, lambda: run_beyond(loaded, questions), output, report)
 
 
 def experiment(profile: str, name: str, output: Path, report: Path | None) -> int:
@@ -315,6 +321,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("beyond", beyond)
     for_profile(sub, required=True)
+    sub.add_argument("--question", type=_number, metavar="N", help="of notebook 09 (default: all)")
     sub.add_argument("--output", type=Path, required=True, metavar="PATH")
     reporting(sub)
 

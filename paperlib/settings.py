@@ -46,7 +46,7 @@ class Sentences(Settings):
     train: Count = 80_000
     valid: Count = 10_000
     test: Count = 10_000
-    length: Count = 10
+    length: Annotated[int, Field(ge=3)] = 10
 
 
 class FrequencyClasses(Settings):
@@ -164,6 +164,10 @@ class SecondTerm(Settings):
         if self.estimate == "sum" and self.largest_t is not None:
             raise ValueError("largest_t clips the one-sample estimate; the sum has no t to clip")
         return self
+
+
+QUESTIONS = (1, 3, 4, 5)
+"""Those of notebook 09 that have trainings of their own, which can go side by side."""
 
 
 class Beyond(Settings):

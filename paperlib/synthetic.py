@@ -4,8 +4,9 @@ The seed decides what differs from one run of the experiment to the next: the se
 weights and the order of the batches. The language itself is drawn by a seed of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,10 @@ from paperlib.models.readings import log_q, log_q_of
 from paperlib.perturb import amount_for, choose_word, lower_bias
 from paperlib.stages import Trained
 from paperlib.tasks import DiscriminatorTask, FinetuningTask, LanguageModelTask, Probe, Split
+from paperlib.training import TrainingError
 from paperlib.trigram import TrigramLanguage
+
+T = TypeVar("T")
 
 MODELS = ("initial", "perturbed")
 """The two models that section 3 fine-tunes."""
@@ -34,6 +38,7 @@ class SyntheticStudy:
         self.seed = seed
         self.device = hardware.device()
         self.language = TrigramLanguage(**profile.language.model_dump())
+        self._made = {}
 
     # Data
 
@@ -112,19 +117,22 @@ class SyntheticStudy:
     def _discriminator(
         self, of: str, training: settings.SentenceTraining, *, last: bool = False
     ) -> Trained:
-        return stages.train(
-            "discriminator",
-            self._key(of),
-            training,
-            self._new_model(stream=1),
-            lambda model: DiscriminatorTask(
-                f"discriminator ({of})",
-                model,
-                self.split,
-                **self._options(training),
-                q0=self.start(of),
+        return self._once(
+            (of, training, last),
+            lambda: stages.train(
+                "discriminator",
+                self._key(of),
+                training,
+                self._new_model(stream=1),
+                lambda model: DiscriminatorTask(
+                    f"discriminator ({of})",
+                    model,
+                    self.split,
+                    **self._options(training),
+                    q0=self.start(of),
+                ),
+                last=last,
             ),
-            last=last,
         )
 
     def finetuned(self, of: str, rate: float | None = None) -> Trained:
@@ -152,10 +160,10 @@ class SyntheticStudy:
 
         Nothing of a kind where the profile tries no other rate.
         """
-        tried, own = self.settings.search, self.settings
+        own = self.settings
         rates = {
-            "discriminator": (own.discriminator.learning_rate, *tried.discriminator),
-            "finetuning": (own.finetuning.learning_rate, *tried.finetuning),
+            "discriminator": (own.discriminator.learning_rate, *own.search.discriminator),
+            "finetuning": (own.finetuning.learning_rate, *own.search.finetuning),
         }
         train = {"discriminator": self.discriminator, "finetuning": self.finetuned}
         return {
@@ -242,7 +250,8 @@ class SyntheticStudy:
         """Each probed word in one fixed context.
 
         Of the validation sentences' contexts of at least two words that are followed by the word,
-        it is the one that gives it the median true probability: a typical context.
+        it is the one that gives it the median true probability: a typical context. Raises
+        :class:`~paperlib.training.TrainingError` for a word without one.
         """
         valid = self.split.valid.cpu().numpy()
         log_p = self.language.log_prob(valid + 1)
@@ -250,7 +259,10 @@ class SyntheticStudy:
         for word in self.probed_words().values():
             row, position = np.nonzero(valid[:, 2:] == word)
             if len(row) == 0:
-                row, position = np.zeros(1, int), np.zeros(1, int)
+                raise TrainingError(
+                    f"no validation sentence has word {word + 1} after two others, so Figures 1 "
+                    "and 2 cannot follow it; raise sentences.valid in the profile"
+                )
             order = np.argsort(log_p[row, position + 2], kind="stable")
             rows.append(row[order[len(order) // 2]])
             positions.append(position[order[len(order) // 2]] + 2)
@@ -320,9 +332,20 @@ class SyntheticStudy:
                 return LanguageModelTask(title, model, self.split, **options)
             options["q0"] = self.start(of)
             options["discriminator"] = discriminator and discriminator.model
+            options["read_frozen"] = self._read_once
             return FinetuningTask(title, model, self.split, **options)
 
         return stages.train("finetuning", key, training, self._new_model(stream=0), make_task)
+
+    def _read_once(self, model: nn.Module, sentences: torch.Tensor, read: Callable) -> torch.Tensor:
+        """Of models that no longer change: they are read in the same way by many fine-tunings."""
+        return self._once((model, sentences, read), lambda: over_batches(model, sentences, read))
+
+    def _once(self, key: tuple, make: Callable[[], T]) -> T:
+        """What ``make`` returned the first time, for as long as the study lives."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def _options(self, training: settings.SentenceTraining) -> dict:
         return {
@@ -349,6 +372,8 @@ class SyntheticStudy:
         if of == "perturbed":
             key["perturbation"] = self.settings.perturbation.model_dump(mode="json")
             key["chosen"] = self.chosen
+            if self.settings.classes != settings.FrequencyClasses():  # they say what is probed
+                key["classes"] = self.settings.classes.model_dump()
         return key
 
     def _true_probability(self, ids: np.ndarray, word: int) -> np.ndarray:

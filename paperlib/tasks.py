@@ -4,7 +4,7 @@ Shapes: N sentences, T words a sentence, V words. Losses are per token, in nats.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -182,6 +182,9 @@ class FinetuningTask(SentenceTask):
 
     ``second_term`` says how the divergence is taken. Its exact sum needs p̂ of every word, so both
     frozen models run in every step, in the training's precision.
+
+    ``read_frozen`` is :func:`paperlib.evaluation.over_batches`, or something that remembers what it
+    returned: fine-tunings often start from the same models.
     """
 
     criterion = "perplexity"
@@ -192,10 +195,12 @@ class FinetuningTask(SentenceTask):
         q0: nn.Module,
         discriminator: nn.Module | None,
         second_term: SecondTerm | None = None,
+        read_frozen: Callable[[nn.Module, Tensor, Callable], Tensor] = over_batches,
         **options,
     ):
         super().__init__(*args, **options)
         self._term = second_term or SecondTerm()
+        self._read_frozen = read_frozen
         self._models = (q0.eval(), discriminator and discriminator.eval())
         # The sum computes p̂ anew in every step.
         is_sum = self._term.estimate == "sum"
@@ -241,11 +246,11 @@ class FinetuningTask(SentenceTask):
     def _frozen(self, sentences: Tensor) -> tuple[Tensor, Tensor]:
         """log q_0 and the log-odds at the true words; a normaliser of p̂ is part of the odds."""
         q0, discriminator = self._models
-        log_q0 = over_batches(q0, sentences, log_q_of)
+        log_q0 = self._read_frozen(q0, sentences, log_q_of)
         if discriminator is None:
             return log_q0, torch.zeros_like(log_q0)
         if not self._term.normalised:
-            return log_q0, over_batches(discriminator, sentences, log_odds_of)
+            return log_q0, self._read_frozen(discriminator, sentences, log_odds_of)
         at_true_words = [
             self._log_p_hat(words).gather(-1, words.unsqueeze(-1)).squeeze(-1)
             for words in sentences.split(BATCH_SIZE)

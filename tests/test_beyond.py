@@ -22,7 +22,7 @@ from paperlib.divergences import kl, second_term_moments
 from paperlib.evaluation import over_batches
 from paperlib.losses import exact_reverse_kl, finetuning_loss
 from paperlib.models.readings import log_q
-from paperlib.settings import SecondTerm, SettingsError, Synthetic, load
+from paperlib.settings import QUESTIONS, SecondTerm, SettingsError, Synthetic, load
 from paperlib.tasks import FinetuningTask
 from paperlib.truth import TrueModel
 
@@ -163,7 +163,7 @@ def test_the_sum_has_no_clip():
 
 def test_the_true_model_is_the_languages_next_word_distribution(study):
     sentence = study.split.valid[5].tolist()
-    log_p = study.truth(study.split.valid[5:6])[0].cpu()
+    log_p = study.truth_in(study.split)(study.split.valid[5:6])[0].cpu()
     history = [0, 0, *(word + 1 for word in sentence)]
     for position in range(len(sentence)):
         expected = study.language.next_word_probs(history[position], history[position + 1])
@@ -325,7 +325,22 @@ def test_the_command_trains_all_that_the_notebook_reads(study, tmp_path):
     output = tmp_path / "beyond.json"
     assert main(["beyond", "--profile", "smoke", "--output", str(output)]) == 0
     made = json.loads(output.read_text(encoding="utf-8"))
-    assert made["trainings"] == {name: run.address for name, run in study.trainings()}
+    everything = {name: run.address for name, run in study.trainings()}
+    assert made["trainings"] == everything
+
+    together = {}
+    for question in map(str, QUESTIONS):
+        arguments = ["--profile", "smoke", "--question", question, "--output", str(output)]
+        assert main(["beyond", *arguments]) == 0
+        together |= json.loads(output.read_text(encoding="utf-8"))["trainings"]
+    assert together == everything
+
+
+def test_the_command_refuses_a_question_without_trainings(tmp_path, capsys):
+    arguments = ["--profile", "smoke", "--question", "2", "--output", str(tmp_path / "x.json")]
+    assert main(["beyond", *arguments]) == 2
+    says = "Question 2 has no trainings of its own; 1, 3, 4, 5 have.\n"
+    assert capsys.readouterr().err == says
 
 
 def test_the_command_refuses_a_profile_without_the_block(tmp_path, capsys):

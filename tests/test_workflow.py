@@ -58,7 +58,7 @@ def test_everything(dry_run):
     assert dry_run("--cores", "2", "--config", "profile=smoke") == {
         **dict.fromkeys(NAMES, 1),
         "synthetic_seed": settings.load("smoke").synthetic.seeds,
-        "beyond": 1,
+        "beyond": len(settings.QUESTIONS),
         "large": 1,
         "experiment": len(settings.load("smoke").corpora),
     }
@@ -74,12 +74,12 @@ def test_one_notebook_brings_what_it_needs(dry_run):
     assert dry_run("09_beyond_the_paper", *options) == {
         "09_beyond_the_paper": 1,
         "synthetic_seed": 1,
-        "beyond": 1,
+        "beyond": len(settings.QUESTIONS),
         "experiment": 2,
     }
     assert dry_run("10_large_scale", *options) == {"10_large_scale": 1, "large": 1}
     everything = {**dict.fromkeys(NAMES, 1), "synthetic_seed": 3, "experiment": 3}
-    everything |= {"beyond": 1, "large": 1}
+    everything |= {"beyond": len(settings.QUESTIONS), "large": 1}
     assert dry_run("99_report", *options) == everything
 
 
@@ -87,7 +87,7 @@ def test_experiments_can_be_left_out_and_so_are_their_notebooks(dry_run):
     without = ("06_penn_treebank", "07_wikitext_2", "10_large_scale")
     expected = {**dict.fromkeys([name for name in NAMES if name not in without], 1)}
     options = ("--cores", "2", "--config", "profile=smoke")
-    synthetic = {"synthetic_seed": 1, "beyond": 1}
+    synthetic = {"synthetic_seed": 1, "beyond": len(settings.QUESTIONS)}
     assert dry_run(*options, "experiments=none") == expected | synthetic
     some = dry_run(*options, "experiments=mos_wikitext2")
     assert some == expected | synthetic | {"experiment": 1, "07_wikitext_2": 1}
@@ -100,7 +100,7 @@ def test_slurm_executor_lists_the_jobs(dry_run):
     assert dry_run("--profile", profile, "--config", "profile=paper") == {
         **dict.fromkeys(NAMES, 1),
         "synthetic_seed": settings.load("paper").synthetic.seeds,
-        "beyond": 1,
+        "beyond": len(settings.QUESTIONS),
         "large": 1,
         "experiment": len(settings.load("paper").corpora),
     }
