@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -227,6 +228,14 @@ def test_every_notebook_headless(fresh_project, runs_folder):
     again = launch_job(fresh_project, *options)
     assert again.returncode == 0
     assert "Nothing to do" in again.stderr
+
+    # Stages that are found are as good as those that are trained.
+    expected = (figures / "own_model.csv").read_text(encoding="utf-8")
+    for stage in ("own_discriminator", "own_finetuning"):
+        shutil.rmtree(runs_folder / stage)
+    result = launch_job(fresh_project, *options, "--only", "08", "--force")
+    assert result.returncode == 0, result.stderr
+    assert (figures / "own_model.csv").read_text(encoding="utf-8") == expected
 
 
 def test_slow_marker_is_declared():
