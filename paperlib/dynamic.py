@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from paperlib.captured import Replayed
+from paperlib.captured import Replayed, can_replay
 from paperlib.models.stream import StreamModel
 from paperlib.progress import bar
 from paperlib.settings import DynamicUpdate
@@ -92,7 +92,7 @@ def _pieces(
             use(gradients)
         return log_q.detach(), *state
 
-    run = Replayed(read) if words.is_cuda and model.capturable else read
+    run = Replayed(read) if can_replay(words.device, [model]) else read
     state = model.start(words.shape[1])
     starts = range(0, len(words) - 1, bptt)
     for start in bar(starts, title=title, unit="piece"):

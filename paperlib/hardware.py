@@ -14,14 +14,19 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of ``mallopt`` in ``malloc.h``."""
 
 
+_rounded = False
+"""Whether :func:`rounded_products` is on, in whatever thread: gradients are computed in others."""
+
+
 class HardwareError(RuntimeError):
     """The hardware cannot do what a profile asks for; the message is one sentence for the user."""
 
 
 def device() -> torch.device:
     """The first CUDA GPU, told to compute float32 as it is, or the CPU."""
-    if torch.cuda.is_available():
-        torch.backends.cudnn.rnn.fp32_precision = "ieee"  # the default rounds to TF32
+    if torch.cuda.is_available() and not _rounded:
+        for backend in (torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+            backend.fp32_precision = "ieee"  # by default the former rounds to TF32
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -81,12 +86,15 @@ def rounded_products(enabled: bool = True) -> Iterator[None]:
         (torch.backends.cuda.matmul, "tf32"),
         (torch.backends.cudnn.rnn, "tf32"),
     )
-    before = [backend.fp32_precision for backend, _ in backends]
+    global _rounded
+    before, was_rounded = [backend.fp32_precision for backend, _ in backends], _rounded
     try:
+        _rounded = enabled
         for backend, rounded in backends:
             backend.fp32_precision = rounded if enabled else "ieee"
         yield
     finally:
+        _rounded = was_rounded
         for (backend, _), own in zip(backends, before, strict=True):
             backend.fp32_precision = own
 
@@ -96,10 +104,9 @@ def rounds_to_bfloat16(device: torch.device) -> bool:
 
     A CPU does so in all products; a GPU before compute capability 8 has no fast bfloat16.
     """
-    if device.type == "cuda":
-        rounds = torch.backends.cuda.matmul.fp32_precision == "tf32"
-        return rounds and torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+        return False
+    return _rounded and device.type in ("cuda", "cpu")
 
 
 def keep_memory() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import distributed, hardware
-from paperlib.captured import Replayed
+from paperlib.captured import Replayed, can_replay
 from paperlib.corpora import steps_of_streams, streams
 from paperlib.evaluation import finetuning_measures, perplexity
 from paperlib.losses import finetuning_loss
@@ -113,8 +113,7 @@ class StreamTask(Task):
         steps_of_parts(text, self._numbers(0), training.batch_size)
 
     def _can_be_replayed(self) -> bool:
-        alone_on_gpu = self.device.type == "cuda" and distributed.size() == 1
-        return alone_on_gpu and all(reader.capturable for reader in self._readers.values())
+        return distributed.size() == 1 and can_replay(self.device, self._readers.values())
 
     @property
     def train(self) -> Tensor:

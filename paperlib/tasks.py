@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import hardware
-from paperlib.captured import Function, Replayed
+from paperlib.captured import Function, Replayed, can_replay
 from paperlib.evaluation import BATCH_SIZE, finetuning_measures, over_batches, perplexity
 from paperlib.losses import (
     exact_reverse_kl,
@@ -99,8 +99,7 @@ class SentenceTask(Task):
     @cached_property
     def _run(self) -> Function:
         """How a batch is worked on: on a GPU as a graph, unless a model keeps it from that."""
-        models = (self.model, *self.read_along())
-        if self.split.train.is_cuda and all(model.capturable for model in models):
+        if can_replay(self.split.train.device, (self.model, *self.read_along())):
             return Replayed(self._add_gradients, self.model.parameters())
         return self._add_gradients
 

@@ -52,7 +52,7 @@ class OwnText:
         return self.train
 
 
-def of_sentences(kind):
+def of_sentences(kind, mixed=False):
     """With a last batch that is smaller than the others."""
     text = torch.randint(WORDS, (30, 5), generator=generator()).cuda()
     shape = settings.Model(embedding=8, hidden=8, layers=2, init_range=0.1)
@@ -61,12 +61,15 @@ def of_sentences(kind):
         "language model": (LanguageModelTask, ()),
         "discriminator": (DiscriminatorTask, ("q0",)),
         "fine-tuning": (FinetuningTask, ("q0", "discriminator")),
+        "exact sum": (FinetuningTask, ("q0", "discriminator")),
     }[kind]
-    frozen = dict(zip(names, others, strict=False))
-    return task(kind, model, Split(text, text[:4]), seed=0, **frozen), SENTENCES
+    options = dict(zip(names, others, strict=False)) | {"mixed": mixed}
+    if kind == "exact sum":
+        options["second_term"] = settings.SecondTerm(estimate="sum")
+    return task(kind, model, Split(text, text[:4]), seed=0, **options), SENTENCES
 
 
-def of_streams(kind, head, **changes):
+def of_streams(kind, head, precision="float32", **changes):
     model, *others = (AWDLSTM(WORDS, HEADS[head], generator(seed)).cuda() for seed in range(3))
     task, names = {
         "language model": (stream_tasks.LanguageModelStreams, ()),
@@ -74,7 +77,7 @@ def of_streams(kind, head, **changes):
         "fine-tuning": (stream_tasks.FinetuningStreams, ("q0", "discriminator")),
     }[kind]
     frozen = dict(zip(names, others, strict=False))
-    own = STREAMS.model_copy(update=changes)
+    own = STREAMS.model_copy(update={"precision": precision} | changes)
     return task(kind, model, OwnText(), own, seed=0, **frozen), own
 
 
@@ -82,11 +85,14 @@ KINDS = ["language model", "discriminator", "fine-tuning"]
 CASES = [
     *((of_sentences, kind) for kind in KINDS),
     *((of_streams, kind, head) for kind in KINDS for head in HEADS),
+    (of_sentences, "exact sum"),
+    *((of_sentences, kind, True) for kind in KINDS),
+    *((of_streams, kind, "mos", "mixed") for kind in KINDS),
 ]
 
 
 def name_of(case):
-    return " ".join((case[0].__name__, *case[1:]))
+    return " ".join(map(str, (case[0].__name__, *case[1:])))
 
 
 def trained(case, path, **changes):
@@ -177,12 +183,21 @@ def test_dynamic_evaluation_is_the_same():
     model = AWDLSTM(WORDS, HEADS["mos"], generator())
     tokens = torch.randint(WORDS, (43,), generator=generator(1))
     update = settings.DynamicUpdate(learning_rate=1e-2, decay=0.1)
-    found = []
+    found, statistics = [], []
     for device in ("cpu", "cuda"):
         on_device = model.to(device)
-        rms = gradient_rms(on_device, tokens[:20].view(10, 2).to(device), update.bptt, "")
+        words = tokens[:42].view(21, 2).to(device)  # pieces enough that some are replayed
+        rms = gradient_rms(on_device, words, update.bptt, "")
         found.append(dynamic_log_q(on_device, tokens.to(device), 0, rms, update, "").cpu())
+        statistics.append([value.cpu() for value in rms])
+    torch.testing.assert_close(statistics[1], statistics[0], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_does_not_say_that_it_can_be_is_not_replayed():
+    device = torch.device("cuda")
+    assert captured.can_replay(device, [LSTM(WORDS, settings.Model(), generator())])
+    assert not captured.can_replay(device, [torch.nn.Linear(1, 1)])
 
 
 class Interrupted(stream_tasks.LanguageModelStreams):

@@ -43,3 +43,23 @@ def test_mixed_precision_without_bfloat16_is_one_sentence(
     assert "cannot train in mixed precision, for it has no LSTM in bfloat16; set" in last
     assert last.endswith("in the profile.")
     assert not (tmp_path / "seed.json").exists()
+
+
+@pytest.fixture
+def rounding_by_default():
+    """Someone else's setting of this process."""
+    backend = torch.backends.mkldnn.matmul
+    before, backend.fp32_precision = backend.fp32_precision, "bf16"
+    yield
+    backend.fp32_precision = before
+
+
+def test_only_rounded_products_round(rounding_by_default):
+    here = torch.device("cpu")
+    assert not hardware.rounds_to_bfloat16(here)
+    with hardware.rounded_products():
+        assert hardware.rounds_to_bfloat16(here)
+        with hardware.rounded_products(False):
+            assert not hardware.rounds_to_bfloat16(here)
+        assert hardware.rounds_to_bfloat16(here)
+    assert not hardware.rounds_to_bfloat16(here)

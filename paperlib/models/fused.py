@@ -11,6 +11,7 @@ Shapes: R or N rows of latents, K experts, V words, E embedding units.
 """
 
 import functools
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -230,6 +231,16 @@ def _gpu_kernels():
         return None
     from paperlib.models import kernels
 
+    try:
+        kernels.largest_and_total(*torch.zeros(2, 1, 1, device="cuda"))
+    except Exception as error:  # of Triton, a compiler or a linker
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            "Triton cannot compile here, so sums over the vocabulary take more time and memory; it "
+            f"needs a C compiler and Python's headers ({type(error).__name__}: {reason})",
+            stacklevel=2,
+        )
+        return None
     return kernels
 
 

@@ -29,7 +29,8 @@ class StreamModel(Protocol):
     words, from the beginning of a stream. None: the state says all, wherever text is cut."""
 
     capturable: bool
-    """Whether nothing here waits for the GPU, so that it can replay a whole step as one graph."""
+    """Whether nothing here waits for the GPU, so that it can replay a whole step as one graph. Not
+    where it is missing."""
 
     def start(self, streams: int) -> State:
         """The state before the first word."""
