@@ -86,7 +86,7 @@ def _run(trainer: Trainer, batches: list, epochs: int) -> float:
     for _ in range(epochs):
         for batch in batches:
             trainer.step(batch)
-    return trainer.last_loss
+    return trainer.loss()
 
 
 def _recomputed(

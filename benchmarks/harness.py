@@ -202,10 +202,11 @@ def compare(benchmark: Benchmark, of: Machine, repeats: int | None = None) -> li
 def alternating(
     timers: dict[str, Callable[[], float]], repeats: int, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """What all timers say, turn by turn, each after one call that does not count."""
+    """What all timers say, turn by turn, each after calls that do not count."""
     if warm_up:
         for timer in timers.values():
-            timer()
+            for _ in range(2 if torch.cuda.is_available() else 1):  # a GPU captures the second one
+                timer()
     times: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(max(LEAST, repeats)):
         for name, timer in timers.items():
@@ -259,7 +260,7 @@ def peaks(benchmark: Benchmark, case: Case) -> dict[str, float]:
     The number of threads is that of this process.
     """
     if torch.cuda.is_available() and not case.numpy_only:
-        return {name: _peak_on_gpu(way) for name, way in case.ways.items()}
+        return {name: _peak_on_gpu(benchmark.case().ways[name]) for name in case.ways}
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     arguments = (benchmark, torch.get_num_threads(), answers)
@@ -272,7 +273,8 @@ def peaks(benchmark: Benchmark, case: Case) -> dict[str, float]:
 
 
 def _peak_on_gpu(way: Callable[[], object]) -> float:
-    way()  # the workspaces of the libraries are made once, and belong to no call
+    # A fresh case, for what a GPU replays takes no memory any more. The workspaces of libraries,
+    # which belong to no call, are there since the case was timed.
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

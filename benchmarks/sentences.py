@@ -62,7 +62,7 @@ class Setting:
 
         def step() -> float:
             trainer.step(self.batch)
-            return trainer.last_loss
+            return trainer.loss()
 
         return step
 

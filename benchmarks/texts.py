@@ -156,7 +156,7 @@ def training_step(alternatives: bool = True, **options) -> Case:
 
     def ours() -> float:
         trainer.step(piece)
-        return trainer.last_loss
+        return trainer.loss()
 
     def published(mixed: bool) -> Callable[[], float]:
         model = setting.model()

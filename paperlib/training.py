@@ -196,6 +196,11 @@ class Trainer:
             waited = time.monotonic() - self._saved_at
             self._save_is_due = distributed.any_says(waited > CHECKPOINT_EVERY_SECONDS)
 
+    def loss(self) -> float:
+        """Mean loss per token of the last batch, for which a GPU is waited for."""
+        self._read()
+        return self.last_loss
+
     def _read(self) -> None:
         """Take in the measures of the last batches, which stops a GPU until they are there."""
         state, waiting = self.progress, self._measured
