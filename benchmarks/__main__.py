@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from benchmarks import (
     corpora,
     epochs,
+    gpu_hours,
     growth,
     harness,
     heads,
@@ -67,6 +68,8 @@ def main() -> int:
         write_growth(folder)
     if not names or "stages" in names:
         write_stages(folder)
+    if not names or "gpu hours" in names:
+        write_gpu_hours(folder)
     return 0
 
 
@@ -75,7 +78,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.split("\n")[0]
     )
-    others = {"growth", "low precision", "stages", "whole"}
+    others = {"gpu hours", "growth", "low precision", "stages", "whole"}
     names = sorted({name_of(benchmark) for benchmark in BENCHMARKS} | others)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(names)}")
     parser.add_argument(
@@ -142,6 +145,13 @@ def write_stages(folder: Path) -> None:
     title = f"Where the time of profile {PROFILE} goes, on one core"
     save_table(folder, name, table, title=title, shown=whole.for_people(table))
     _save(folder, name, whole.draw(table, PROFILE))
+
+
+def write_gpu_hours(folder: Path) -> None:
+    """What the paper's recipes would take on the GPU whose steps were timed."""
+    table = gpu_hours.hours(paths.figures("benchmarks"))
+    title = "Section 4 in profile paper, hours of one NVIDIA H100; steps in mixed precision"
+    save_table(folder, "gpu_hours", table, title=title, shown=gpu_hours.for_people(table))
 
 
 def write_whole(folder: Path) -> None:

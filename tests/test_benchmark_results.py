@@ -11,9 +11,10 @@ from conftest import CHECKOUT
 from matplotlib import pyplot as plt
 
 from benchmarks import __main__ as command
-from benchmarks import growth, harness, heads, results, texts, whole
-from paperlib import hardware, paths
+from benchmarks import gpu_hours, growth, harness, heads, results, texts, whole
+from paperlib import hardware, paths, settings
 from paperlib.checkpoints import save_json
+from paperlib.streams import pieces
 
 
 def test_first_calls_do_not_count_and_the_others_alternate():
@@ -279,3 +280,26 @@ def test_what_is_not_run_again_stays_only_from_the_same_hardware(tmp_path):
 
 def test_titles_tell_the_number_of_threads():
     assert results.where().endswith(f"threads: {torch.get_num_threads()}")
+
+
+def test_hours_are_those_of_the_steps_that_an_epoch_has(tmp_path):
+    profile = settings.load("paper")
+    training = profile.corpora["mos_ptb"].language_model
+    length = gpu_hours.TOKENS["ptb"] // training.batch_size
+    rng = np.random.default_rng(0)
+    longest = training.bptt + training.bptt_excess
+    counts = [len(pieces(length, training.bptt, longest, rng)) for _ in range(30)]
+    expected = gpu_hours.steps_of_epoch(training, gpu_hours.TOKENS["ptb"])
+    assert expected == pytest.approx(np.mean(counts), rel=0.01)
+
+    steps = [("language model", "paper, mixture on Penn Treebank (12 streams)", 10.0)]
+    steps += [("discriminator", "medium, mixture on Penn Treebank", 36.0)]
+    pd.DataFrame(steps, columns=["step", "of", "ms"]).to_csv(tmp_path / "gpu_steps.csv")
+    table = gpu_hours.hours(tmp_path).set_index(["experiment", "training"])
+    assert set(table.index.get_level_values(0)) == set(profile.corpora)
+    first = table.loc[("mos_ptb", "language model")]
+    assert first["hours"] == pytest.approx(training.max_epochs * expected * 10 / 3.6e6)
+    assert not first["bound"]
+    assert table.loc[("mos_ptb", "discriminator"), "bound"]
+    shown = gpu_hours.for_people(table.reset_index())
+    assert (shown["hours"] == "not measured").sum() == len(table) - 3

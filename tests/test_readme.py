@@ -1,5 +1,6 @@
-"""The README's numbers are those of the committed results, and its links lead somewhere."""
+"""The README's and docs' numbers are those of the committed results; their links lead somewhere."""
 
+import json
 import random
 import re
 from pathlib import Path
@@ -8,21 +9,42 @@ import pytest
 import torch
 from torch import nn
 
-from paperlib.reporting.readme import BLOCK, refreshed
+from paperlib.reporting import summary
+from paperlib.reporting.readme import BLOCK, refreshed, texts, verdicts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_numbers_are_those_of_the_committed_results():
-    assert BLOCK.search(README)
-    assert refreshed(README, ROOT) == README
+TEXTS = pytest.mark.parametrize("path", texts(ROOT), ids=lambda path: path.name)
 
 
-def test_links_lead_to_files_of_the_project():
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@TEXTS
+def test_numbers_are_those_of_the_committed_results(path):
+    text = path.read_text(encoding="utf-8")
+    assert path.name == "cluster.md" or BLOCK.search(text)
+    assert refreshed(text, ROOT) == text
+
+
+@TEXTS
+def test_links_lead_to_files_of_the_project(path):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert links or path.name == "cluster.md"
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_table_of_verdicts_is_that_of_the_ledgers():
+    rows = [row.split("|")[1:-1] for row in verdicts(ROOT).splitlines()]
+    assert len(rows) == 2 + len(summary.KEY_CLAIMS) + 1
+    ledger = json.loads((ROOT / "figures/quick/claims.json").read_text(encoding="utf-8"))["claims"]
+    [entry] = [entry for entry in ledger if entry["claim"] == "overestimates_frequent"]
+    assert rows[2][1].strip() == entry["verdict"]
+    judged = [entry for entry in ledger if not entry["control"] and not_run(entry)]
+    assert sum(map(int, rows[-1][1].split("/"))) == len(judged)
+
+
+def not_run(entry):
+    return entry["verdict"] != "not run at this scale"
 
 
 def test_a_block_takes_the_files_text(tmp_path):

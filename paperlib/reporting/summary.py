@@ -1,5 +1,7 @@
 """The verdicts in a few sentences and a small table, from the entries of the ledger."""
 
+import pandas as pd
+
 from paperlib.reporting import claims
 from paperlib.reporting.claims import NOT_REPRODUCED, NOT_RUN, PARTLY, REPRODUCED
 
@@ -69,6 +71,19 @@ def conclusion(entries: list[dict]) -> list[str]:
     }
     named = _named(entries, CONTROLS, holds)
     return [first, _named(entries, KEY_CLAIMS, said), f"{controls} {named}".strip()]
+
+
+def across(ledgers: dict[str, list[dict]]) -> pd.DataFrame:
+    """Verdicts on the key claims, a row each, and the numbers of all claims, by ledger."""
+    names, columns = [text[0].upper() + text[1:] for text in KEY_CLAIMS.values()], {}
+    for title, entries in ledgers.items():
+        verdicts = {entry["claim"]: entry["verdict"] for entry in entries}
+        shown = [verdicts[name] for name in KEY_CLAIMS]
+        *judged, not_run = claims.count(entries).values()
+        columns[title] = ["–" if verdict == NOT_RUN else verdict for verdict in shown]
+        columns[title].append(" / ".join(map(str, judged)))
+        counted = f"*All {sum(judged) + not_run} claims: reproduced / partly / not*"
+    return pd.DataFrame(columns, index=pd.Index([*names, counted], name="Main claims"))
 
 
 def _named(entries: list[dict], words: dict[str, str], said: dict[str, str]) -> str:
