@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from paperlib import paths
+from paperlib.files import write_atomically
 
 BLOCK = re.compile(r"(<!-- from (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -28,4 +29,5 @@ def refreshed(text: str, root: Path) -> str:
 def refresh() -> None:
     """Bring the README up to date with ``figures/``."""
     path = paths.PROJECT / "README.md"
-    path.write_text(refreshed(path.read_text(encoding="utf-8"), paths.PROJECT), encoding="utf-8")
+    text = refreshed(path.read_text(encoding="utf-8"), paths.PROJECT)
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
