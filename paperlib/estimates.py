@@ -1,9 +1,9 @@
 """Numbers with the interval that goes with them: over seeds where there are several, else by
-bootstrap over the sentences or stretches of the test text.
+bootstrap over the sentences or stretches of the text that they were measured on.
 
 The two say different things. An interval over seeds answers "what if everything were run again?";
-one over test sentences only "what if the test sentences were others?", with the same trained
-models. ``basis`` names which it is.
+one over sentences only "what if the sentences were others?", with the same trained models.
+``basis`` names which it is.
 """
 
 import math

@@ -218,6 +218,19 @@ def test_committed_ledgers_are_what_the_rules_make_of_the_measures(profile, tmp_
     assert (folder / "report.html").read_text(encoding="utf-8") == before
 
 
+def test_a_page_tells_where_was_trained_and_what_was_not_measured():
+    medium, quick = (
+        (CHECKOUT / "figures" / profile / "report.html").read_text(encoding="utf-8")
+        for profile in ("medium", "quick")
+    )
+    trainings = medium.split("<h3>Trainings</h3>")[1]
+    assert "<td>NVIDIA H200</td>" in trainings
+    assert "<td>AMD EPYC</td>" not in trainings
+    assert "Of section 3 there are no measures here" in medium
+    assert "<td>AMD EPYC</td>" in quick.split("<h3>Trainings</h3>")[1]
+    assert "Section 3 with 1 seed;" in quick
+
+
 def test_a_report_shows_nothing_of_experiments_that_were_not_run(tmp_path):
     folder = copied("quick", tmp_path)
     record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
@@ -241,6 +254,7 @@ def test_a_report_shows_nothing_of_experiments_that_were_not_run(tmp_path):
         (lambda record: record.pop("settings"), "'settings'|settings"),
         (lambda record: record["settings"].update(seeds_of_old=3), "seeds_of_old"),
         (lambda record: record.pop("packages"), "packages"),
+        (lambda record: record["trainings"][0].pop("device"), "device"),
     ],
 )
 def test_results_of_another_form_are_one_sentence_and_stay(

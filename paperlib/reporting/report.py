@@ -77,6 +77,9 @@ def page(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> s
     shown = dict(
         profile=profile,
         record=record,
+        section3=any(
+            planned[entry["notebook"]].trained != "none" for entry in entries if entry.get("cell")
+        ),
         entries=[dict.fromkeys(("cell", "sd", "seeds")) | entry for entry in entries],
         counts=claims.count(entries),
         controls=claims.count(entries, controls=True),
