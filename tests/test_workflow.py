@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 import types
 from pathlib import Path
 
@@ -227,9 +226,3 @@ def test_every_notebook_headless(fresh_project, runs_folder):
     again = launch_job(fresh_project, *options)
     assert again.returncode == 0
     assert "Nothing to do" in again.stderr
-
-
-def test_slow_marker_is_declared():
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    markers = project["tool"]["pytest"]["ini_options"]["markers"]
-    assert any(marker.startswith("slow:") for marker in markers)
