@@ -113,7 +113,8 @@ def write_comparisons(folder: Path, chosen: list[harness.Benchmark], repeats: in
         table = results.with_others(folder, pd.DataFrame(rows), subjects)
         results.save(folder, table)
         save_json(folder / "machine.json", asdict(of) | hardware.describe())
-    _save(folder, "benchmarks", results.draw(table))
+    if results.has_alternatives(table):
+        _save(folder, "benchmarks", results.draw(table))
 
 
 def write_low_precision(folder: Path) -> None:

@@ -97,7 +97,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     Times faster than the usual way as people run it and in our process, at the same precision;
     where there is mixed precision, ours in it against the usual way in float32; memory at the same
-    precision.
+    precision. A column that no subject has anything for is left out.
     """
     rows = {}
     for (subject, shape), case in table.groupby(["subject", "shape"], sort=False):
@@ -115,7 +115,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             "times faster than in float32": ratios.get(usual["way"] + FLOAT32, ""),
             "memory": in_words(usual["times_our_memory"]),
         }
-    return pd.DataFrame(list(rows.values()))
+    found = pd.DataFrame(list(rows.values()))
+    return found.loc[:, (found != "").any()]
 
 
 def in_words(ratio: float) -> str:
@@ -125,8 +126,16 @@ def in_words(ratio: float) -> str:
     return f"{ratio:.1f} × less" if ratio > 1 else f"{1 / ratio:.1f} × more"
 
 
+def has_alternatives(table: pd.DataFrame) -> bool:
+    """Whether there is anything to draw: a case with another way beside ours."""
+    return bool(table.duplicated(["subject", "shape"]).any())
+
+
 def alternatives(table: pd.DataFrame) -> pd.DataFrame:
-    """All rows but ours, with the row of the plot, ``at``, and the ``kind`` of alternative."""
+    """All rows but ours, with the row of the plot, ``at``, and the ``kind`` of alternative.
+
+    Some case has to have an alternative; see :func:`has_alternatives`.
+    """
     parts = []
     cases = [case for _, case in table.groupby(["subject", "shape"], sort=False) if len(case) > 1]
     for at, case in enumerate(cases):

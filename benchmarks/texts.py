@@ -211,10 +211,15 @@ def evaluation(profile: str = "quick", tokens: int = 10_000, words: int = WORDS)
     return Case(ways, work, tokens=tokens)
 
 
-def dynamic_evaluation(profile: str = "quick", tokens: int = 500, words: int = WORDS) -> Case:
+def dynamic_evaluation(
+    profile: str = "quick",
+    tokens: int = 500,
+    words: int = WORDS,
+    update: settings.DynamicUpdate | None = None,
+) -> Case:
     """Dynamic evaluation of a text in pieces of five words."""
     setting = Setting(profile, words)
-    model, update = setting.model(), settings.DynamicUpdate()
+    model, update = setting.model(), update or settings.DynamicUpdate()
     text, of_statistics = (
         setting.draw(*shape).to(setting.device) for shape in ((tokens,), (20, 10))
     )
@@ -226,7 +231,7 @@ def dynamic_evaluation(profile: str = "quick", tokens: int = 500, words: int = W
     def published() -> float:
         changing = copy.deepcopy(model)
         trained = [parameter.data.clone() for parameter in changing.parameters()]
-        mean = sum(value.sum() for value in statistics) / sum(map(Tensor.numel, statistics))
+        mean = sum(value.mean() for value in statistics) / len(statistics)
         history, total, state = F.pad(text[:-1], (1, 0)), 0.0, changing.start(1)
         for start in range(0, tokens, update.bptt):
             changing.zero_grad()

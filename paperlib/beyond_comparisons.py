@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 
 from paperlib.beyond import BeyondStudy, Variant
-from paperlib.estimates import interval, resampled_sums
+from paperlib.estimates import direction, interval, resampled_sums
 
 Model = str | Variant
 """A model before fine-tuning, such as ``perturbed``, or a fine-tuned one."""
-
-LOWER, HIGHER, SAME = "lower", "higher", "no difference"
 
 
 class Comparisons:
@@ -30,16 +28,16 @@ class Comparisons:
     def difference(self, one: Model, other: Model) -> dict[str, float | str]:
         """Test perplexity of ``one`` less that of ``other``, and what its interval says.
 
-        ``difference``, ``low``, ``high`` and ``verdict``: *lower*, *higher*, or *no difference*
-        where the interval includes 0.
+        ``difference``, ``low``, ``high`` and ``verdict``, which is that of
+        :func:`~paperlib.estimates.direction`.
         """
         sums = np.stack([self._of_sentences(model) for model in (one, other)], axis=-1)
         totals, draws = (
             self._perplexity(values) for values in (sums.sum(axis=0), self._drawn(sums))
         )
         low, high = interval(draws[:, 0] - draws[:, 1])
-        verdict = LOWER if high < 0 else HIGHER if low > 0 else SAME
-        return {"difference": totals[0] - totals[1], "low": low, "high": high, "verdict": verdict}
+        found = {"difference": totals[0] - totals[1], "low": low, "high": high}
+        return found | {"verdict": direction(low, high)}
 
     def recovered(self, *variants: Variant) -> dict[str, float]:
         """The share of the perturbation's cost in log perplexity that a variant wins back.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paperlib.beyond import NONE, ORACLE, TRAINED, BeyondStudy, Variant
 from paperlib.beyond_comparisons import Comparisons
 from paperlib.divergences import kl, second_term_moments
-from paperlib.estimates import interval, interval_of_mean, resampled_sums
+from paperlib.estimates import direction, interval, interval_of_mean, resampled_sums
 from paperlib.evaluation import perplexity, table1_row
 from paperlib.losses import log_p_hat
 from paperlib.models.readings import log_q
@@ -163,17 +163,15 @@ def p_hat_by_class(exact: ExactContexts) -> pd.DataFrame:
     ``rms`` (nats), and ``change``, the relative change of the rms from q_0 to p̂. ``…_low`` and
     ``…_high`` are 95 % bootstrap intervals over sentences, paired for the change.
     """
-    rows, start = [], {}
+    rows, start, classes = [], {}, _classes(exact.study)
     for variant in _sources(exact.study):
-        log_ratio = {}
-        for name, words in _classes(exact.study).items():
-            log_ratio |= exact.each(
-                lambda ids, name=name, words=words, variant=variant: {
-                    name: (exact.log_p_hat(ids, variant) - exact.truth(ids))[..., words]
-                }
-            )
+
+        def read(ids: Tensor, variant: Variant = variant) -> dict[str, Tensor]:
+            log_ratio = exact.log_p_hat(ids, variant) - exact.truth(ids)
+            return {name: log_ratio[..., words] for name, words in classes.items()}
+
         source = "q₀" if variant.p_hat == NONE else f"p̂ ({variant.title})"
-        for name, values in log_ratio.items():
+        for name, values in exact.each(read).items():
             row = {"estimate": source, "class": name}
             row |= {"mean": float(values.mean()), "sd": float(values.std())}
             squares = (values**2).mean(axis=(1, 2))
@@ -224,7 +222,8 @@ def divergences(exact: ExactContexts) -> pd.DataFrame:
     """KL(p‖q) and KL(q‖p), exact sums, before and after fine-tuning.
 
     ``…_change`` is what fine-tuning adds, in nats a token, with a 95 % bootstrap interval over
-    sentences (``…_low``, ``…_high``); ``…_verdict`` reads it.
+    sentences (``…_low``, ``…_high``); ``…_verdict`` reads it with
+    :func:`~paperlib.estimates.direction`.
     """
     study = exact.study
     pairs = [(of, f"{of} model ftd.", study.finetuned(of).model) for of in MODELS]
@@ -246,16 +245,9 @@ def divergences(exact: ExactContexts) -> pd.DataFrame:
             change = (values - before[of][kind]).mean(axis=1)
             mean, low, high = interval_of_mean(change, study.beyond.resamples, study.seed)
             row |= {f"{kind}_change": mean, f"{kind}_low": low, f"{kind}_high": high}
-            row[f"{kind}_verdict"] = verdict(low, high)
+            row[f"{kind}_verdict"] = direction(low, high)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def verdict(low: float, high: float) -> str:
-    """What an interval of a change says: *lowered*, *raised*, *unchanged* or *cannot tell*."""
-    if low == high == 0:
-        return "unchanged"
-    return "lowered" if high < 0 else "raised" if low > 0 else "cannot tell"
 
 
 # Questions 3 and 4

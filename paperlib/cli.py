@@ -214,12 +214,29 @@ def readme() -> int:
 def judge(profile: str) -> int:
     """Judge the claims of a profile anew, from the measures that its last run left."""
     _named_profile(profile, None, None)
+    from pydantic import ValidationError
+
+    from paperlib.checkpoints import CheckpointError
     from paperlib.reporting.report import judge_anew
+    from paperlib.settings import SettingsError
 
     folder = paths.figures(profile)
     if not (folder / "provenance.json").is_file():
         raise UsageError(f"Profile {profile} has no results in {folder}; run it first.")
-    print(f"{judge_anew(folder)} has the verdicts.")
+    try:
+        page = judge_anew(folder)
+    except (CheckpointError, SettingsError) as error:
+        raise UsageError(f"{error}.") from None
+    except (KeyError, OSError, ValueError) as error:
+        why = str(error.args[0] if isinstance(error, KeyError) else error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UsageError(
+            f"The results in {folder} do not fit this version of the project ({why}); run "
+            f"profile {profile} again."
+        ) from None
+    print(f"{page} has the verdicts.")
     return 0
 
 

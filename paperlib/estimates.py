@@ -1,9 +1,9 @@
 """Numbers with the interval that goes with them: over seeds where there are several, else by
-bootstrap over the sentences or stretches of the test text.
+bootstrap over the sentences or stretches of the text that they were measured on.
 
 The two say different things. An interval over seeds answers "what if everything were run again?";
-one over test sentences only "what if the test sentences were others?", with the same trained
-models. ``basis`` names which it is.
+one over sentences only "what if the sentences were others?", with the same trained models.
+``basis`` names which it is.
 """
 
 import math
@@ -24,6 +24,8 @@ EXACT = "exact"
 ONE_RUN = "one run, no interval"
 LIMITED = "its training ended at the limit of epochs, not at a plateau"
 NO_GAIN = "there was no gain to take a share of"
+
+LOWER, HIGHER, UNCHANGED, CANNOT_TELL = "lower", "higher", "unchanged", "cannot tell"
 
 Row = TypeVar("Row")
 
@@ -107,6 +109,17 @@ def estimate(
         return over_seeds(values)
     low, high = interval(measure(resampled))
     return Estimate(float(values[0]), low, high, f"bootstrap over {title}")
+
+
+def direction(low: float, high: float) -> str:
+    """What the interval of a difference says: ``LOWER``, ``HIGHER``, ``UNCHANGED`` or
+    ``CANNOT_TELL``.
+
+    Unchanged is what is exactly 0: an interval around 0 may have room for a large difference.
+    """
+    if low == high == 0:
+        return UNCHANGED
+    return LOWER if high < 0 else HIGHER if low > 0 else CANNOT_TELL
 
 
 def interval(resampled: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What Table 1 measures: perplexities by frequency class and log q − log p."""
+"""What is measured of a model: perplexity, the rows of Table 1, and what fine-tuning minimises."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

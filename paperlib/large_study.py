@@ -60,6 +60,12 @@ class LargeStudy(TextStudy):
         return isinstance(self.text, SyntheticText)
 
     @property
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of the text's index, and with it of all parts; of the synthetic language, none:
+        what it depends on is in the settings."""
+        return {} if self.knows_p else {f"{self.title}, index": self.text.shards.checksum}
+
+    @property
     def text_key(self) -> dict:
         """What the text depends on, as plain values."""
         return self._text_key

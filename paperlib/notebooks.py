@@ -117,6 +117,11 @@ def declared() -> dict[str, Notebook]:
     return notebooks
 
 
+def planned(plan: "Profile") -> dict[str, Notebook]:
+    """Those of :func:`declared` that have a part in what ``plan`` runs."""
+    return {name: one for name, one in declared().items() if one.has_part_in(plan)}
+
+
 def find(name: str) -> Notebook:
     """The notebook of this full name or number, such as ``03``."""
     for notebook in declared().values():

@@ -49,7 +49,7 @@ class Sentences(Settings):
     length: Annotated[int, Field(ge=3)] = 10
 
 
-class FrequencyClasses(Settings):
+class ClassSizes(Settings):
     """How many words count as frequent, and how many of the next ones as almost frequent (§3)."""
 
     frequent: Count = 50
@@ -197,7 +197,7 @@ class Synthetic(Settings):
     seeds: Count = 1
     language: Language = Language()
     sentences: Sentences = Sentences()
-    classes: FrequencyClasses = FrequencyClasses()
+    classes: ClassSizes = ClassSizes()
     model: Model = Model()
     perturbation: Perturbation = Perturbation()
     language_model: SentenceTraining

@@ -372,7 +372,7 @@ class SyntheticStudy:
         if of == "perturbed":
             key["perturbation"] = self.settings.perturbation.model_dump(mode="json")
             key["chosen"] = self.chosen
-            if self.settings.classes != settings.FrequencyClasses():  # they say what is probed
+            if self.settings.classes != settings.ClassSizes():  # they say what is probed
                 key["classes"] = self.settings.classes.model_dump()
         return key
 

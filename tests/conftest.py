@@ -93,6 +93,19 @@ def fake_project(tmp_path) -> FakeProject:
     return FakeProject(tmp_path / "a project")
 
 
+def stops_after(task, steps: int):
+    """``task``, which raises as Ctrl-C does before more than ``steps`` steps are done."""
+    step, left = task.backward, iter(range(steps))
+
+    def backward(batch):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(batch)
+
+    task.backward = backward
+    return task
+
+
 def launch_job(project: Path, *options: str, background: bool = False):
     """``python -m paperlib run`` in ``project``: its result, or its process in the background."""
     command = [sys.executable, "-m", "paperlib", "run", *options]

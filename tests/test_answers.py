@@ -3,14 +3,15 @@
 import pandas as pd
 import pytest
 
-from paperlib.beyond_comparisons import HIGHER, LOWER, SAME
+from paperlib.estimates import CANNOT_TELL, HIGHER, LOWER, UNCHANGED
 from paperlib.reporting import answers
 
 
 def pair(question, one, other, verdict, **fields):
     """A row of the comparisons; numbers are of the verdict's sign."""
-    middle = {LOWER: -1.0, HIGHER: 1.0, SAME: 0.01}[verdict]
-    numbers = {"difference": middle, "low": middle - 0.5, "high": middle + 0.5}
+    middle = {LOWER: -1.0, HIGHER: 1.0, CANNOT_TELL: 0.01, UNCHANGED: 0.0}[verdict]
+    half = 0.0 if verdict == UNCHANGED else 0.5
+    numbers = {"difference": middle, "low": middle - half, "high": middle + half}
     row = {"question": question, "one": one, "other": other, "verdict": verdict} | numbers
     return row | {"rate": 0.1, "of": "perturbed"} | fields
 
@@ -24,18 +25,31 @@ def groups(**models):
     )
 
 
-def test_an_interval_around_zero_is_no_difference():
-    says = answers.compared(pd.Series(pair(4, "a", "b", SAME)))
-    assert "between *a* and *b* there is no difference: +0.010 (-0.490 to +0.510)" in says
+def test_an_interval_around_zero_cannot_tell():
+    says = answers.compared(pd.Series(pair(4, "a", "b", CANNOT_TELL)))
+    assert says == "the test sentences cannot tell *a* from *b*: +0.010 (-0.490 to +0.510)"
+    assert "come to the same" in answers.compared(pd.Series(pair(4, "a", "b", UNCHANGED)))
     assert answers.compared(pd.Series(pair(4, "a", "b", LOWER))).startswith("*a* is lower than *b*")
 
 
 @pytest.mark.parametrize(
     ("verdicts", "says"),
     [
-        ((LOWER, LOWER, SAME), "is better with both; with our discriminator it gains as much as"),
-        ((LOWER, HIGHER, SAME), "better with our discriminator and worse with the oracle"),
-        ((SAME, SAME, HIGHER), "no different with both; with our discriminator it gains less than"),
+        (
+            (LOWER, LOWER, CANNOT_TELL),
+            "the exact sum is better than one sample with both; with our discriminator the test "
+            "sentences cannot tell it from cross-entropy alone.",
+        ),
+        (
+            (LOWER, HIGHER, UNCHANGED),
+            "better than one sample with our discriminator and the exact sum is worse than one "
+            "sample with the oracle; with our discriminator it gains as much as",
+        ),
+        (
+            (CANNOT_TELL, CANNOT_TELL, HIGHER),
+            "So the test sentences cannot tell the exact sum from one sample with both; with our "
+            "discriminator it gains less than",
+        ),
     ],
 )
 def test_whether_the_sum_is_better_is_concluded(verdicts, says):
@@ -81,7 +95,7 @@ def test_where_p_hat_parts_is_judged_by_intervals():
         "frequent: p̂ is nearer to p than q₀ is: -10.0% (-20.0% to -5.0%), rms 0.20 nats."
     )
     assert "farther from p than" in farther
-    assert "no nearer to p and no farther from it than q₀ is: +10.0%" in same
+    assert "the test sentences cannot tell p̂'s distance from p from that of q₀: +10.0%" in same
     assert "nearer to p than q₀ is: -50.0%" in chosen
     assert most.endswith("at: almost frequent or other.")  # they cannot be told apart
 

@@ -147,6 +147,27 @@ def test_the_plot_has_a_row_a_case_and_a_marker_an_alternative():
     plt.close(figure)
 
 
+def test_a_column_that_no_subject_fills_is_left_out():
+    table = compared()
+    table = table[~table["way"].str.contains(", ")]
+    columns = set(results.summary(table))
+    assert {"ours", "times faster in one process"} <= columns
+    assert not columns & {"times faster than as people run it", "times faster than in float32"}
+
+
+def test_without_any_other_way_there_is_nothing_to_gain_or_draw(tmp_path, monkeypatch):
+    alone = compared().query("way == 'ours'")
+    assert results.has_alternatives(compared())
+    assert not results.has_alternatives(alone)
+    benchmark = command.BENCHMARKS[0]
+    monkeypatch.setattr(command.harness, "machine", lambda: command.harness.Machine(1.0, 1.0, 1.0))
+    rows = alone.to_dict("records")
+    monkeypatch.setattr(command.harness, "compare", lambda benchmark, of, repeats: rows)
+    command.write_comparisons(tmp_path, [benchmark], None)
+    assert pd.read_csv(tmp_path / "benchmarks.csv")["way"].tolist() == ["ours"] * 3
+    assert not (tmp_path / "benchmarks.png").exists()
+
+
 def test_what_is_missing_is_blank():
     shown = results.for_people(compared())
     assert set(shown["tokens/s"]) == {""}

@@ -15,7 +15,6 @@ from paperlib.beyond_measures import (
     divergences,
     repair,
     scatter,
-    verdict,
 )
 from paperlib.cli import main
 from paperlib.divergences import kl, second_term_moments
@@ -359,14 +358,6 @@ def test_the_notebook_is_left_out_where_the_profile_has_no_block():
     synthetic = profile.synthetic.model_copy(update={"beyond": None})
     assert not notebook.has_part_in(profile.model_copy(update={"synthetic": synthetic}))
     assert notebook.reads("doc_ptb")
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "says"),
-    [(-2, -1, "lowered"), (1, 2, "raised"), (-1, 1, "cannot tell"), (0, 0, "unchanged")],
-)
-def test_a_verdict_looks_at_the_interval(low, high, says):
-    assert verdict(low, high) == says
 
 
 def test_scattered_points_are_the_models(study):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import stops_after
 
 from paperlib import captured, settings, stream_tasks, tasks, training
 from paperlib.captured import Replayed
@@ -200,24 +201,17 @@ def test_what_does_not_say_that_it_can_be_is_not_replayed():
     assert not captured.can_replay(device, [torch.nn.Linear(1, 1)])
 
 
-class Interrupted(stream_tasks.LanguageModelStreams):
-    """Raises as Ctrl-C does, before a given number of steps is exceeded."""
-
-    steps_left = 20
-
-    def backward(self, batch):
-        self.steps_left -= 1
-        if self.steps_left < 0:
-            raise KeyboardInterrupt
-        return super().backward(batch)
-
-
 def test_resumed_equals_uninterrupted_dropout_included(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
     case = (of_streams, "language model", "doc")
     expected, _ = trained(case, tmp_path / "whole.pt")
+    whole = stream_tasks.LanguageModelStreams
+
+    def interrupted(*given, **options):
+        return stops_after(whole(*given, **options), 20)
+
     with monkeypatch.context() as patch:
-        patch.setattr(stream_tasks, "LanguageModelStreams", Interrupted)
+        patch.setattr(stream_tasks, "LanguageModelStreams", interrupted)
         with pytest.raises(KeyboardInterrupt):
             trained(case, tmp_path / "parts.pt")
     weights, _ = trained(case, tmp_path / "parts.pt")

@@ -54,6 +54,22 @@ def test_quotients_are_averaged_by_their_logarithms():
     assert found.low > 0
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (-2, -1, "lower"),
+        (1, 2, "higher"),
+        (-1, 1, "cannot tell"),
+        (0, 1, "cannot tell"),
+        (-1, 0, "cannot tell"),
+        (0, 0, "unchanged"),
+        (float("nan"), float("nan"), "cannot tell"),
+    ],
+)
+def test_a_direction_looks_at_the_interval(low, high, says):
+    assert estimates.direction(low, high) == says
+
+
 def test_interval_for_one_more_covers_one_more():
     rng = np.random.default_rng(0)
     hits = 0

@@ -1,5 +1,6 @@
 """Section 4.3, from the stream or the folder to the table."""
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -141,6 +142,10 @@ def test_parameters_of_the_parts_of_the_network(study):
 def test_a_folder_of_text_takes_the_place_of_the_stream(folder_study, study):
     assert study.knows_p
     assert not folder_study.knows_p
+    assert study.checksums == {}
+    (checksum,) = folder_study.checksums.values()
+    index = Path(folder_study.text.shards.address) / "index.json"
+    assert checksum == hashlib.sha256(index.read_bytes()).hexdigest()
     assert folder_study.text.n_words == 20
     parts = [len(folder_study.text.train_part(epoch)) for epoch in range(3)]
     assert folder_study.tokens_seen(3) == sum(parts)

@@ -76,19 +76,28 @@ def test_perplexities_of_stretches():
 def test_measures_are_found_again(tmp_path):
     estimate = Estimate(1.23456789, 1.0, 2.0, "t interval over 3 seeds", 3, 0.5)
     measures.save_measures(tmp_path, "03", {"a.b": estimate}, paper_size=True)
-    (name, row), *others = measures.load_measures(tmp_path).items()
+    plan = load("smoke")
+    (name, row), *others = measures.load_measures(tmp_path, plan).items()
     assert (name, others) == ("a.b", [])
     assert row == estimate.__dict__ | {"paper_size": True, "notebook": "03"}
 
     measures.save_measures(tmp_path, "04", {"a.b": estimate}, paper_size=True)
     with pytest.raises(ValueError, match=r"'a\.b' is in two tables"):
-        measures.load_measures(tmp_path)
+        measures.load_measures(tmp_path, plan)
+
+
+def test_measures_of_experiments_that_are_not_run_are_left_out(tmp_path):
+    one = Estimate.single(1.0)
+    for number in ("03", "06", "07", "10"):
+        measures.save_measures(tmp_path, number, {f"of_{number}": one}, paper_size=True)
+    assert len(measures.load_measures(tmp_path, load("smoke"))) == 4
+    assert list(measures.load_measures(tmp_path, load("smoke", experiments="none"))) == ["of_03"]
 
 
 def test_a_notebook_may_have_measured_nothing(tmp_path):
     """As where no experiment that is run has what it is about."""
     measures.save_measures(tmp_path, "07", {}, paper_size=True)
-    assert measures.load_measures(tmp_path) == {}
+    assert measures.load_measures(tmp_path, load("smoke")) == {}
 
 
 def test_no_row_is_cut_where_a_notebook_shows_them(tmp_path):

@@ -3,8 +3,10 @@
 import base64
 import html
 import json
+import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT
@@ -16,6 +18,7 @@ from paperlib.reporting.measures import load_measures
 from paperlib.settings import load
 
 FOLDER = CHECKOUT / "figures/quick"
+QUICK = load("quick")
 
 
 class Page(HTMLParser):
@@ -46,9 +49,9 @@ def page(tmp_path_factory):
     for path in FOLDER.iterdir():
         if path.name != "report.html":
             (copy / path.name).symlink_to(path)
-    entries = claims.ledger(claims.declared(), load_measures(FOLDER))
+    entries = claims.ledger(claims.declared(), load_measures(FOLDER, QUICK))
     record = json.loads((FOLDER / "provenance.json").read_text(encoding="utf-8"))
-    path = report.write(copy, load("quick"), record, entries)
+    path = report.write(copy, QUICK, record, entries)
     return path.read_text(encoding="utf-8")
 
 
@@ -78,7 +81,7 @@ def test_every_image_is_whole_and_says_what_it_is(page):
 
 
 def test_measured_claims_are_linked_to_their_cell(page):
-    for entry in claims.ledger(claims.declared(), load_measures(FOLDER)):
+    for entry in claims.ledger(claims.declared(), load_measures(FOLDER, QUICK)):
         if "cell" in entry:
             assert f'href="#{entry["notebook"]}-{entry["cell"]}"' in page
 
@@ -130,7 +133,7 @@ def test_a_claim_that_points_to_an_empty_cell_is_an_error(tmp_path):
 def test_the_conclusion_counts_and_names_key_claims():
     declared = claims.declared()
     assert summary.KEY_CLAIMS.keys() <= declared.keys()
-    entries = claims.ledger(declared, load_measures(FOLDER))
+    entries = claims.ledger(declared, load_measures(FOLDER, QUICK))
     assert {name for name, one in declared.items() if one.control} >= summary.CONTROLS.keys()
     counts, named, controls = summary.conclusion(entries)
     assert f" {claims.count(entries)[claims.REPRODUCED]} reproduce" in counts
@@ -195,20 +198,81 @@ def test_fine_tunings_that_kept_their_start_are_named(page):
 
 
 def test_every_entry_shows_its_reason(page):
-    for entry in claims.ledger(claims.declared(), load_measures(FOLDER)):
+    for entry in claims.ledger(claims.declared(), load_measures(FOLDER, QUICK)):
         assert html.escape(entry["reason"], quote=False).replace("'", "&#39;") in page
+
+
+def copied(profile, folder):
+    """A copy of the committed results."""
+    return Path(shutil.copytree(CHECKOUT / "figures" / profile, folder / profile))
 
 
 @pytest.mark.parametrize("profile", ["medium", "paper", "quick"])
 def test_committed_ledgers_are_what_the_rules_make_of_the_measures(profile, tmp_path):
-    folder = tmp_path / profile
-    shutil.copytree(CHECKOUT / "figures" / profile, folder)
+    folder = copied(profile, tmp_path)
     committed = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     before = (folder / "report.html").read_text(encoding="utf-8")
     (folder / "claims.json").unlink()
     report.judge_anew(folder)
     assert json.loads((folder / "claims.json").read_text(encoding="utf-8")) == committed
     assert (folder / "report.html").read_text(encoding="utf-8") == before
+
+
+def test_a_page_tells_where_was_trained_and_what_was_not_measured():
+    medium, quick = (
+        (CHECKOUT / "figures" / profile / "report.html").read_text(encoding="utf-8")
+        for profile in ("medium", "quick")
+    )
+    trainings = medium.split("<h3>Trainings</h3>")[1]
+    assert "<td>NVIDIA H200</td>" in trainings
+    assert "<td>AMD EPYC</td>" not in trainings
+    assert "Of section 3 there are no measures here" in medium
+    assert "<td>AMD EPYC</td>" in quick.split("<h3>Trainings</h3>")[1]
+    assert "Section 3 with 1 seed;" in quick
+
+
+def test_a_report_shows_nothing_of_experiments_that_were_not_run(tmp_path):
+    folder = copied("quick", tmp_path)
+    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    plan = load("quick", experiments="none")
+    record["settings"] = plan.model_dump(mode="json")
+    record["trainings"] = []
+    (folder / "provenance.json").write_text(json.dumps(record), encoding="utf-8")
+    made = report.judge_anew(folder).read_text(encoding="utf-8")
+    entries = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]
+    run = {entry["notebook"] for entry in entries if entry["verdict"] != claims.NOT_RUN}
+    assert "03_table_1" in run
+    assert not run & {"06_penn_treebank", "07_wikitext_2", "10_large_scale"}
+    assert "Figure 1: fine-tuning curves" in made
+    for absent in ("Figure 3: discriminator training", "Direct output connection, "):
+        assert absent not in made
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda record: record.pop("settings"), "'settings'|settings"),
+        (lambda record: record["settings"].update(seeds_of_old=3), "seeds_of_old"),
+        (lambda record: record.pop("packages"), "packages"),
+        (lambda record: record["trainings"][0].pop("device"), "device"),
+    ],
+)
+def test_results_of_another_form_are_one_sentence_and_stay(
+    damage, says, capsys, monkeypatch, tmp_path
+):
+    folder = copied("quick", tmp_path)
+    record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    damage(record)
+    (folder / "provenance.json").write_text(json.dumps(record), encoding="utf-8")
+    kept = [folder / name for name in ("claims.json", "report.html")]
+    for path in kept:
+        path.write_text("as it was", encoding="utf-8")
+    monkeypatch.setattr(paths, "figures", lambda profile: tmp_path / profile)
+    assert main(["judge", "--profile", "quick"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.search(says, said)
+    assert "run profile quick again" in said
+    assert [path.read_text(encoding="utf-8") for path in kept] == ["as it was"] * 2
 
 
 def test_what_was_never_run_cannot_be_judged(capsys, monkeypatch, tmp_path):

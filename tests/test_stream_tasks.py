@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import needs_bfloat16
+from conftest import needs_bfloat16, stops_after
 from torch import nn
 
 from paperlib import training
@@ -49,18 +49,8 @@ def network(seed=0, dtype=torch.float32, shape=NETWORK):
     return AWDLSTM(WORDS, shape, torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def language_model_task(task_class=LanguageModelStreams, settings=TRAINING):
-    return task_class("test", network(), corpus(), settings, seed=7)
-
-
-class Interrupted(LanguageModelStreams):
-    """Raises as Ctrl-C does, before a given number of steps is exceeded."""
-
-    def backward(self, batch):
-        self.steps_left -= 1
-        if self.steps_left < 0:
-            raise KeyboardInterrupt
-        return super().backward(batch)
+def language_model_task(settings=TRAINING):
+    return LanguageModelStreams("test", network(), corpus(), settings, seed=7)
 
 
 @pytest.mark.parametrize("steps", [0, 2, 5, 8])
@@ -68,8 +58,7 @@ def test_resumed_equals_uninterrupted_states_and_dropout_included(steps, tmp_pat
     monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
     whole = Trainer(language_model_task(), TRAINING, tmp_path / "whole.pt")
     expected = whole.run()
-    task = language_model_task(Interrupted)
-    task.steps_left = steps
+    task = stops_after(language_model_task(), steps)
     with pytest.raises(KeyboardInterrupt):
         Trainer(task, TRAINING, tmp_path / "parts.pt").run()
     resumed = Trainer(language_model_task(), TRAINING, tmp_path / "parts.pt")
@@ -256,10 +245,9 @@ def test_a_users_network_resumes_with_its_dropout(steps, tmp_path, monkeypatch):
     whole = Trainer(
         LanguageModelStreams("t", own_network(), corpus(), TRAINING, 7), TRAINING, tmp_path / "a"
     ).run()
-    task = Interrupted("t", own_network(), corpus(), TRAINING, 7)
-    task.steps_left = steps
+    task = LanguageModelStreams("t", own_network(), corpus(), TRAINING, 7)
     with pytest.raises(KeyboardInterrupt):
-        Trainer(task, TRAINING, tmp_path / "b").run()
+        Trainer(stops_after(task, steps), TRAINING, tmp_path / "b").run()
     torch.rand(3)  # what others draw in between
     task = LanguageModelStreams("t", own_network(), corpus(), TRAINING, 7)
     assert Trainer(task, TRAINING, tmp_path / "b").run().history == whole.history

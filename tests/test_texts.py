@@ -6,6 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from conftest import stops_after
 
 from paperlib import training
 from paperlib.corpora import CorpusError
@@ -111,15 +112,7 @@ def test_an_epoch_is_one_part_also_after_an_interruption(kind, tmp_path, monkeyp
     whole = Trainer(list(tasks(text()))[kind], TRAINING, tmp_path / "whole.pt").run()
     assert read == [0, 1, 2]
 
-    task = list(tasks(text()))[kind]
-    original, left = task.backward, iter(range(11))
-
-    def stops(batch):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return original(batch)
-
-    task.backward = stops
+    task = stops_after(list(tasks(text()))[kind], 11)
     with pytest.raises(KeyboardInterrupt):
         Trainer(task, TRAINING, tmp_path / "parts.pt").run()
     read.clear()

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import stops_after
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -22,23 +23,13 @@ SETTINGS = SentenceTraining(batch_size=8, max_epochs=3, patience=1, max_decays=1
 STEPS = 3 * 4
 
 
-def language_model_task(task_class=LanguageModelTask, **options):
+def language_model_task():
     generator = torch.Generator().manual_seed(3)
     sentences = torch.randint(7, (40, 5), generator=generator)
     model = LSTM(7, Model(embedding=4, hidden=4), generator)
     probe = Probe(sentences[:2], torch.tensor([2, 3]), torch.tensor([1, 0]))
     split = Split(sentences[:30], sentences[30:])
-    return task_class("test", model, split, seed=5, probe=probe, **options)
-
-
-class Interrupted(LanguageModelTask):
-    """Raises as Ctrl-C does, before a given number of steps is exceeded."""
-
-    def backward(self, batch):
-        self.steps_left -= 1
-        if self.steps_left < 0:
-            raise KeyboardInterrupt
-        return super().backward(batch)
+    return LanguageModelTask("test", model, split, seed=5, probe=probe)
 
 
 def weights_of(trainer):
@@ -67,8 +58,7 @@ def test_resumed_equals_uninterrupted(first, second, uninterrupted, tmp_path_fac
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
         for steps in (first, second):
-            task = language_model_task(Interrupted)
-            task.steps_left = steps
+            task = stops_after(language_model_task(), steps)
             try:
                 Trainer(task, SETTINGS, checkpoint).run()
             except KeyboardInterrupt:
@@ -219,8 +209,7 @@ def test_what_the_optimiser_remembers_survives_an_interruption(changes, tmp_path
     expected = without_time(whole.run())
     assert (expected["averaging_since"] is not None) == (changes is AVERAGED)
     for steps in (6, 5):
-        task = language_model_task(Interrupted)
-        task.steps_left = steps
+        task = stops_after(language_model_task(), steps)
         with pytest.raises(KeyboardInterrupt):
             Trainer(task, settings, tmp_path / "parts.pt").run()
     resumed = Trainer(language_model_task(), settings, tmp_path / "parts.pt")

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import types
 from pathlib import Path
 
@@ -236,9 +235,3 @@ def test_every_notebook_headless(fresh_project, runs_folder):
     result = launch_job(fresh_project, *options, "--only", "08", "--force")
     assert result.returncode == 0, result.stderr
     assert (figures / "own_model.csv").read_text(encoding="utf-8") == expected
-
-
-def test_slow_marker_is_declared():
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    markers = project["tool"]["pytest"]["ini_options"]["markers"]
-    assert any(marker.startswith("slow:") for marker in markers)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from paperlib.beyond import NONE, ORACLE, TRAINED, Variant
-from paperlib.beyond_comparisons import LOWER, SAME, Comparisons
+from paperlib.beyond_comparisons import Comparisons
 from paperlib.beyond_words import DAMAGE
+from paperlib.estimates import CANNOT_TELL, HIGHER, LOWER, UNCHANGED, direction
 
 NAMES = {"perturbed": "the paper's word", "several": "several words", "frequent": "a frequent word"}
 
@@ -19,8 +20,10 @@ def markdown(sentences: Iterator[str]) -> str:
 def compared(row: pd.Series) -> str:
     """One row of :meth:`paperlib.beyond_comparisons.Comparisons.table`."""
     numbers = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-    if row["verdict"] == SAME:
-        return f"between *{row['one']}* and *{row['other']}* there is no difference: {numbers}"
+    if row["verdict"] == CANNOT_TELL:
+        return f"the test sentences cannot tell *{row['one']}* from *{row['other']}*: {numbers}"
+    if row["verdict"] == UNCHANGED:
+        return f"*{row['one']}* and *{row['other']}* come to the same: {numbers}"
     return f"*{row['one']}* is {row['verdict']} than *{row['other']}*: {numbers}"
 
 
@@ -53,10 +56,15 @@ def where_p_hat_parts(classes: pd.DataFrame) -> Iterator[str]:
     ours = classes[classes["estimate"] == "p̂ (discriminator)"]
     for _, row in ours.iterrows():
         low, high = row["change_low"], row["change_high"]
-        says = "nearer to p than" if high < 0 else "farther from p than" if low > 0 else ""
+        says = {
+            LOWER: "p̂ is nearer to p than q₀ is",
+            HIGHER: "p̂ is farther from p than q₀ is",
+            UNCHANGED: "p̂ is as far from p as q₀ is",
+            CANNOT_TELL: "the test sentences cannot tell p̂'s distance from p from that of q₀",
+        }[direction(low, high)]
         yield (
-            f"{row['class']}: p̂ is {says or 'no nearer to p and no farther from it than'} q₀ is: "
-            f"{row['change']:+.1%} ({low:+.1%} to {high:+.1%}), rms {row['rms']:.2f} nats."
+            f"{row['class']}: {says}: {row['change']:+.1%} ({low:+.1%} to {high:+.1%}), "
+            f"rms {row['rms']:.2f} nats."
         )
     most = ours[ours["rms_high"] >= ours["rms_low"].max()]
     yield f"p̂ and p part most at: {' or '.join(most['class'])}."
@@ -64,11 +72,19 @@ def where_p_hat_parts(classes: pd.DataFrame) -> Iterator[str]:
 
 def divergences(table: pd.DataFrame) -> Iterator[str]:
     """Question 2, from ``divergences``."""
+    names = {"forward": "KL(p‖q)", "reverse": "KL(q‖p)"}
     for _, row in table.dropna(subset="from").iterrows():
-        forward, reverse = row["forward_verdict"], row["reverse_verdict"]
-        yield f"{row['from']} → {row['model']}: KL(p‖q) {forward}, KL(q‖p) {reverse}."
+        says = []
+        for kind, name in names.items():
+            verdict = row[f"{kind}_verdict"]
+            if verdict == CANNOT_TELL:
+                says.append(f"whether {name} is lower or higher, the test sentences cannot tell")
+            else:
+                says.append(f"{name} is {verdict}")
+        yield f"{row['from']} → {row['model']}: {'; '.join(says)}."
     tuned = table[table["model"].str.endswith("ftd.")]
-    holds = "lowers" if (tuned["reverse_verdict"] == "lowered").all() else "does not lower"
+    lower = (tuned["reverse_verdict"] == LOWER).all()
+    holds = "lowers" if lower else "is not seen to lower"
     left = tuned["reverse_change"] / (tuned["reverse"] - tuned["reverse_change"])
     relative = ", ".join(left.map("{:+.1%}".format))
     yield (
@@ -98,15 +114,24 @@ def one_sample_or_sum(
         yield f"Test perplexity: {compared(row)}."
     ours, oracle, alone = rows["verdict"]
     sums = {"our discriminator": ours, "the oracle": oracle}
-    says = {LOWER: "better", SAME: "no different"}
-    parts = [f"{says.get(verdict, 'worse')} with {name}" for name, verdict in sums.items()]
+    says = {
+        LOWER: "the exact sum is better than one sample",
+        HIGHER: "the exact sum is worse than one sample",
+        UNCHANGED: "the exact sum comes to the same as one sample",
+        CANNOT_TELL: "the test sentences cannot tell the exact sum from one sample",
+    }
+    parts = [f"{says[verdict]} with {name}" for name, verdict in sums.items()]
     if ours == oracle:
-        parts = [f"{says.get(ours, 'worse')} with both"]
-    beside = {SAME: "as much as", LOWER: "more than"}.get(alone, "less than")
-    yield (
-        f"So the exact sum is {' and '.join(parts)}; with our discriminator it gains {beside} "
-        "cross-entropy alone."
-    )
+        parts = [f"{says[ours]} with both"]
+    beside = {
+        LOWER: "it gains more than cross-entropy alone",
+        HIGHER: "it gains less than cross-entropy alone",
+        UNCHANGED: "it gains as much as cross-entropy alone",
+        CANNOT_TELL: "they cannot tell it from cross-entropy alone",
+    }
+    if alone == CANNOT_TELL and CANNOT_TELL not in (ours, oracle):
+        beside[alone] = "the test sentences cannot tell it from cross-entropy alone"
+    yield f"So {' and '.join(parts)}; with our discriminator {beside[alone]}."
 
 
 def changed_terms(terms: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[str]:
@@ -134,11 +159,15 @@ def repairs(compare: Comparisons, pairs: pd.DataFrame) -> Iterator[str]:
         )
     for of in ("several", "frequent"):
         found = compare.recovered(with_discriminator[of], with_discriminator["perturbed"])
-        says = "better than" if found["low"] > 0 else "worse than"
-        if found["low"] <= 0 <= found["high"]:
-            says = "no differently from"
+        repaired, papers = f"the repair of {NAMES[of]}", "that of the paper's word"
+        says = {
+            HIGHER: f"{repaired} works better than {papers}",
+            LOWER: f"{repaired} works worse than {papers}",
+            UNCHANGED: f"{repaired} works exactly like {papers}",
+            CANNOT_TELL: f"the test sentences cannot tell {repaired} from {papers}",
+        }[direction(found["low"], found["high"])]
         yield (
-            f"The repair of {NAMES[of]} works {says} that of the paper's word: share won back "
+            f"{says[0].upper()}{says[1:]}: share won back "
             f"{found['recovered']:+.0%} ({found['low']:+.0%} to {found['high']:+.0%})."
         )
 
@@ -164,7 +193,12 @@ def _judged(groups: pd.DataFrame, panel: str) -> str:
         if pd.isna(row["mean"]):
             parts.append(f"there are no {name} words")
             continue
-        moved = "gain" if row["low"] > 0 else "lose" if row["high"] < 0 else "do not move"
+        moved = {
+            HIGHER: "gain",
+            LOWER: "lose",
+            UNCHANGED: "do not move",
+            CANNOT_TELL: "gain or lose, which the test text cannot tell",
+        }[direction(row["low"], row["high"])]
         numbers = f"{row['mean']:+.5f} ({row['low']:+.5f} to {row['high']:+.5f}) nats"
         parts.append(f"{name} words {moved}: {numbers}")
     return f"All together, {'; '.join(parts)}."

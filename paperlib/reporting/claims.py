@@ -20,6 +20,7 @@ from pydantic import ValidationError, model_validator
 
 from paperlib import notebooks
 from paperlib.estimates import LIMITED, NO_GAIN, ONE_RUN
+from paperlib.files import write_atomically
 from paperlib.settings import Settings, SettingsError
 
 CLAIMS = Path(__file__).parents[1] / "claims.toml"
@@ -253,7 +254,9 @@ def save_ledger(folder: Path, profile: str, commit: str, entries: list[dict]) ->
     record = {"profile": profile, "commit": commit, "verdicts": count(entries)}
     record |= {"controls": count(entries, controls=True), "claims": entries}
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "claims.json").write_text(text + "\n", encoding="utf-8")
+    write_atomically(
+        folder / "claims.json", lambda file: file.write_text(text + "\n", encoding="utf-8")
+    )
 
 
 def count(entries: list[dict], *, controls: bool = False) -> dict[str, int]:

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from paperlib.corpus_study import BEST, CorpusStudy
+from paperlib.corpus_study import CorpusStudy
 from paperlib.reporting import paper
+from paperlib.text_study import BEST
 
 NOT_RUN = "not run in this profile"
 

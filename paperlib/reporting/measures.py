@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from paperlib import notebooks
 from paperlib.corpus_study import CorpusStudy
 from paperlib.estimates import (
     LIMITED,
@@ -28,7 +29,7 @@ from paperlib.estimates import (
 )
 from paperlib.large_study import LargeStudy
 from paperlib.reporting.tables import TABLE1_COLUMNS, TABLE1_STEPS, save_table
-from paperlib.settings import Experiment, StreamTraining, Synthetic, load
+from paperlib.settings import Experiment, Profile, StreamTraining, Synthetic, load
 from paperlib.synthetic import SyntheticStudy
 from paperlib.text_study import BEST, TextStudy
 from paperlib.training import Progress
@@ -61,13 +62,17 @@ def save_measures(
     return shown.style.hide(axis="index")  # a plain table is cut where it is long
 
 
-def load_measures(folder: Path) -> dict[str, dict]:
-    """All measures in ``folder`` by name, each with the number of its ``notebook``.
+def load_measures(folder: Path, plan: Profile) -> dict[str, dict]:
+    """Measures in ``folder`` by name, each with the number of its ``notebook``.
 
-    Raises ``ValueError`` where two notebooks give the same name.
+    Only of notebooks that have a part in ``plan``: what another selection of experiments left there
+    is of another run. Raises ``ValueError`` where two notebooks give the same name.
     """
+    numbers = sorted(name.split("_")[0] for name in notebooks.planned(plan))
     found = {}
-    for path in sorted(folder.glob("measures_*.csv")):
+    for path in (folder / f"measures_{number}.csv" for number in numbers):
+        if not path.is_file():
+            continue
         for row in pd.read_csv(path).to_dict("records"):
             name = row.pop("measure")
             if name in found:

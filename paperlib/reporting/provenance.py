@@ -4,14 +4,14 @@ from importlib.metadata import version
 
 from paperlib import hardware, paths
 from paperlib.checkpoints import load_json
-from paperlib.stages import Trained
+from paperlib.stages import DONE, Trained
 
 PACKAGES = ("torch", "numpy", "scipy", "sympy", "mpmath", "matplotlib", "pandas")
 
 
 def training(trained: Trained) -> dict:
     """Commit, wall time, length, best epoch and hardware of one training."""
-    done = load_json(trained.folder / "done.json")
+    done = load_json(trained.folder / DONE)
     return {
         "stage": trained.address,
         "commit": done.get("commit", "not recorded"),

@@ -4,9 +4,10 @@ Nothing is fetched to show it: figures are in it, mathematics is MathML, and the
 ledger points to are in it as they were executed.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from paperlib import notebooks
 from paperlib.checkpoints import load_json, write_atomically
@@ -49,21 +50,36 @@ BEYOND = "09_beyond_the_paper"
 
 
 def write(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> Path:
-    """Write ``report.html`` from what lies in ``folder``, and return its path.
+    """Write ``report.html`` from what lies in ``folder``, and return its path; see :func:`page`."""
+    return _save(folder, page(folder, profile, record, entries))
+
+
+def _save(folder: Path, text: str) -> Path:
+    path = folder / "report.html"
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+    return path
+
+
+def page(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> str:
+    """The page as HTML, from what the notebooks that have a part in ``profile`` left in ``folder``.
 
     ``record`` is the provenance and ``entries`` the ledger; executed notebooks are read from
-    ``folder/notebooks``. Raises ``KeyError`` where the ledger points to a cell that is not there,
-    and ``ValueError`` where it points to one that shows nothing.
+    ``folder/notebooks``. Raises ``KeyError`` where the ledger points to a cell that is not there or
+    ``record`` lacks what is shown, and ``ValueError`` where a cell shows nothing.
     """
+    planned = notebooks.planned(profile)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(
+    shown = dict(
         profile=profile,
         record=record,
+        section3=any(
+            planned[entry["notebook"]].trained != "none" for entry in entries if entry.get("cell")
+        ),
         entries=[dict.fromkeys(("cell", "sd", "seeds")) | entry for entry in entries],
         counts=claims.count(entries),
         controls=claims.count(entries, controls=True),
@@ -75,32 +91,40 @@ def write(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> 
         measured=claims.measured,
         statement=claims.statement,
         significant=claims.significant,
-        results=_results(folder),
-        beyond=_beyond(folder),
+        results=_results(folder, planned),
+        beyond=_beyond(folder) if BEYOND in planned else [],
         evidence=_evidence(folder, entries),
         highlighting=cells.CODE.get_style_defs(".code"),
     )
-    path = folder / "report.html"
-    write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
-    return path
+    try:
+        return environment.get_template("report.html.j2").render(shown)
+    except UndefinedError as error:
+        raise KeyError(f"the provenance is of another form: {error}") from None
 
 
 def judge_anew(folder: Path) -> Path:
     """Judge the claims by today's rules, from the measures that the last run left in ``folder``.
 
-    Writes the ledger and ``report.html``, and returns the path of the latter. Raises
-    ``FileNotFoundError`` where no run has left its provenance there.
+    The plan of that run is in the settings of its provenance. Writes the ledger and
+    ``report.html`` once both are made, and returns the path of the latter. Raises
+    :class:`~paperlib.checkpoints.CheckpointError` where the provenance cannot be read, and
+    ``KeyError``, ``OSError`` or ``ValueError`` where what lies there does not fit.
     """
     record = load_json(folder / "provenance.json")
-    entries = claims.ledger(claims.declared(), load_measures(folder))
+    plan = Profile.model_validate(record["settings"])
+    entries = claims.ledger(claims.declared(), load_measures(folder, plan))
+    text = page(folder, plan, record, entries)
     claims.save_ledger(folder, record["profile"], record["commit"], entries)
-    return write(folder, Profile.model_validate(record["settings"]), record, entries)
+    return _save(folder, text)
 
 
-def _results(folder: Path) -> list[dict]:
-    """Tables and figures of ``RESULTS`` that this profile makes."""
+def _results(folder: Path, planned: Mapping[str, notebooks.Notebook]) -> list[dict]:
+    """Tables and figures of ``RESULTS`` that these notebooks make."""
+    made = {name for one in planned.values() for name in (*one.tables, *one.figures)}
     found = []
     for name, caption in RESULTS.items():
+        if name not in made:
+            continue
         table, image = folder / f"{name}.md", folder / f"{name}.png"
         if caption and image.is_file():
             found.append({"table": None, "image": cells.image(image), "caption": caption})
@@ -111,7 +135,7 @@ def _results(folder: Path) -> list[dict]:
 
 
 def _beyond(folder: Path) -> list[cells.Cell]:
-    """Questions, numbers and answers of the notebook beyond the paper, if it was run."""
+    """Questions, numbers and answers of the notebook beyond the paper, if its copy lies there."""
     path = folder / "notebooks" / f"{BEYOND}.ipynb"
     if not path.is_file():
         return []

@@ -135,7 +135,8 @@ def validation_changes(runs: dict[str, list[Trained]]) -> pd.DataFrame:
 
     A row a name: the mean over seeds of the perplexity ``before`` and of its ``change`` to the best
     epoch, with sample standard deviation and 95 % t interval of the change where there are several
-    seeds, and the smallest and largest of the changes.
+    seeds. ``smallest`` and ``largest`` are the changes of the smallest and of the largest decrease,
+    by size.
     """
     rows = []
     for name, trained in runs.items():
