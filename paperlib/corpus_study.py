@@ -31,6 +31,11 @@ class CorpusStudy(TextStudy):
         """The ways of fine-tuning that this profile runs."""
         return list(OPTIONS) if self.settings.all_options else [BEST]
 
+    @property
+    def has_control(self) -> bool:
+        """Cross-entropy alone stands beside all ways of Table 2."""
+        return self.settings.all_options
+
     # Measures
 
     def dynamic(self, trained: Trained) -> dict | None:
@@ -99,7 +104,7 @@ def run_experiment(profile: settings.Profile, name: str) -> dict:
     """Train and measure all of one experiment; returns where in ``runs/`` each result lies."""
     study = CorpusStudy(profile, name)
     trainings = {title: trained.address for title, trained in study.trainings()}
-    for trained in (study.initial, *(study.finetuned(option) for option in study.options())):
+    for trained in study.models().values():
         study.token_log_probs(trained)
     for trained in (study.initial, study.finetuned()):
         study.dynamic(trained)

@@ -281,7 +281,8 @@ class Experiment(Settings):
     discriminator: StreamTraining
     finetuning: StreamTraining
     all_options: bool = False
-    """Fine-tune in all four ways of Table 2, not only in the best one."""
+    """Fine-tune in all four ways of Table 2, and by cross-entropy alone, not only in the best one.
+    """
     dynamic: DynamicEvaluation | None = None
 
 

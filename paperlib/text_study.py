@@ -145,9 +145,39 @@ class TextStudy:
             ),
         )
 
+    @cached_property
+    def cross_entropy(self) -> Trained:
+        """What fine-tuning is held against: on the same text, at its rate and without the network's
+        regularisation, cross-entropy alone."""
+        training = self.settings.finetuning.model_copy(update={"regularised": False})
+        return stages.train(
+            f"{self.kind}_cross_entropy",
+            self._data_key | {"q0": self.initial.folder.name},
+            training,
+            self.new_model(stream=0),
+            lambda model: LanguageModelStreams(
+                *self._task(
+                    "fine-tuning (cross-entropy alone)",
+                    stages.starting_from(self.initial.model, model),
+                    training,
+                )
+            ),
+        )
+
     def options(self) -> list[str]:
         """The ways of fine-tuning that are run."""
         return [BEST]
+
+    @property
+    def has_control(self) -> bool:
+        """Whether cross-entropy alone is run beside them."""
+        return True
+
+    def models(self) -> dict[str, Trained]:
+        """The initial model and all that fine-tuning makes of it, the control last."""
+        models = {"initial": self.initial}
+        models |= {option: self.finetuned(option) for option in self.options()}
+        return models | ({"cross_entropy": self.cross_entropy} if self.has_control else {})
 
     # Measures
 
@@ -190,6 +220,8 @@ class TextStudy:
         yield "discriminator", self.discriminator
         for option in self.options():
             yield f"finetuning_{option}", self.finetuned(option)
+        if self.has_control:
+            yield "finetuning_cross_entropy", self.cross_entropy
 
     def log_q(self, trained: Trained, split: str) -> torch.Tensor:
         """Log-probability of every token of a split, ``(N,)`` on the device, nats."""

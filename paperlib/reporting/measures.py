@@ -292,15 +292,11 @@ def _parts_an_epoch(study: TextStudy) -> int:
 def of_text(study: TextStudy) -> dict[str, Estimate]:
     """Perplexities of an experiment and what fine-tuning changes, by stretches of the text.
 
-    ``name.model.split_ppl`` and ``name.after-before.split_ppl``: each option of Table 2, and in
-    section 4.3 cross-entropy alone, against the initial model, and against the option that the
-    paper takes.
+    ``name.model.split_ppl`` and ``name.after-before.split_ppl``: each option of Table 2, and
+    cross-entropy alone where that is run, against the initial model, and against the option that
+    the paper takes.
     """
-    models = {"initial": study.initial}
-    models |= {option: study.finetuned(option) for option in study.options()}
-    if isinstance(study, LargeStudy):
-        models["cross_entropy"] = study.cross_entropy
-    found = {}
+    models, found = study.models(), {}
     for split in ("valid", "test"):
         rows = {name: study.token_log_probs(model)[split] for name, model in models.items()}
         values, resampled = perplexities_of_stretches(rows)
