@@ -10,7 +10,7 @@ from paperlib.checkpoints import load_json, save_json
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.stages import Trained
-from paperlib.stream_tasks import on_device
+from paperlib.stream_text import on_device
 from paperlib.text_study import BEST, OPTIONS, TextStudy
 
 

@@ -25,10 +25,9 @@ from paperlib.stream_tasks import (
     DiscriminatorStreams,
     FinetuningStreams,
     LanguageModelStreams,
-    Text,
     discriminator_losses,
-    on_device,
 )
+from paperlib.stream_text import Text, on_device
 from paperlib.streams import over_tokens
 
 OPTIONS = {
