@@ -132,7 +132,10 @@ class LargeStudy(TextStudy):
         return pd.DataFrame(rows)
 
     def who_gains(self) -> pd.DataFrame:
-        """Change of log q on the test text by the rank of the word in the first training part."""
+        """Change of log q on the test text by the rank of the word in the first training part.
+
+        The token between sentences is left out, of the changes and of the ranks: it is no word.
+        """
         before, after = (
             self.token_log_probs(trained)["test"].astype(np.float64)
             for trained in (self.initial, self.finetuned())
