@@ -5,13 +5,21 @@ Every step is a method that trains or finds its result.
 
 from pathlib import Path
 
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
 from paperlib import corpora, settings, stages
-from paperlib.checkpoints import load_json, save_json
+from paperlib.checkpoints import load_json, save, save_json
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.stages import Trained
 from paperlib.stream_text import on_device
 from paperlib.text_study import BEST, OPTIONS, TextStudy
+
+DYNAMIC_LOG_Q = "log_q.safetensors"
+"""Lies beside the result of dynamic evaluation."""
 
 
 class CorpusStudy(TextStudy):
@@ -43,16 +51,30 @@ class CorpusStudy(TextStudy):
 
         Its parameters are searched on the validation text; the result has the search as ``grid``.
         """
+        folder = self._dynamic_folder(trained)
+        return folder and load_json(folder / "result.json")
+
+    def dynamic_log_probs(self, trained: Trained) -> dict[str, np.ndarray] | None:
+        """Log-probability of every validation and test token under dynamic evaluation with the best
+        parameters, ``(N,)`` float32, nats.
+
+        None where the profile does not run it, or where a result of an earlier version has none.
+        """
+        folder = self._dynamic_folder(trained)
+        if folder is None or not (folder / DYNAMIC_LOG_Q).is_file():
+            return None
+        return load_file(folder / DYNAMIC_LOG_Q)
+
+    def _dynamic_folder(self, trained: Trained) -> Path | None:
         search = self.settings.dynamic
         if search is None:
             return None
         key = {"model": trained.address, "search": search.model_dump(mode="json")}
-        folder = stages.once(
+        return stages.once(
             "dynamic_evaluation",
             self._data_key | key,
             lambda folder: self._search_dynamic(trained, search, folder),
         )
-        return load_json(folder / "result.json")
 
     def _search_dynamic(
         self, trained: Trained, search: settings.DynamicEvaluation, folder: Path
@@ -63,22 +85,24 @@ class CorpusStudy(TextStudy):
         )
         rms = gradient_rms(trained.model, train, search.bptt, "gradient statistics")
 
-        def dynamic_perplexity(split: str, update: settings.DynamicUpdate, first=None) -> float:
+        def log_q(split: str, update: settings.DynamicUpdate, first=None) -> torch.Tensor:
             tokens = self._tokens(split)[:first]
             title = f"dynamic evaluation, {split}"
-            log_q = dynamic_log_q(trained.model, tokens, self.corpus.eos, rms, update, title)
-            return perplexity(log_q.cpu())
+            of = trained.model, tokens, self.corpus.eos, rms, update, title
+            return dynamic_log_q(*of).cpu()
 
+        searched = [log_q("valid", update, search.search_tokens) for update in search.grid()]
         grid = [
-            update.model_dump()
-            | {"perplexity": dynamic_perplexity("valid", update, search.search_tokens)}
-            for update in search.grid()
+            update.model_dump() | {"perplexity": perplexity(values)}
+            for update, values in zip(search.grid(), searched, strict=True)
         ]
         at = min(range(len(grid)), key=lambda k: grid[k]["perplexity"])
         best = search.grid()[at]
         whole = search.search_tokens is None or search.search_tokens >= len(self.corpus.valid)
-        valid = grid[at]["perplexity"] if whole else dynamic_perplexity("valid", best)
-        splits = {"valid": valid, "test": dynamic_perplexity("test", best)}
+        tokens = {"valid": searched[at] if whole else log_q("valid", best)}
+        tokens["test"] = log_q("test", best)
+        save(folder / DYNAMIC_LOG_Q, lambda file: save_file(tokens, file))
+        splits = {split: perplexity(values) for split, values in tokens.items()}
         save_json(folder / "result.json", splits | {"best": best.model_dump(), "grid": grid})
 
 
@@ -106,6 +130,7 @@ def run_experiment(profile: settings.Profile, name: str) -> dict:
     trainings = {title: trained.address for title, trained in study.trainings()}
     for trained in study.models().values():
         study.token_log_probs(trained)
+    study.valid_log_odds()
     for trained in (study.initial, study.finetuned()):
         study.dynamic(trained)
     return {"profile": profile.name, "experiment": name, "trainings": trainings}

@@ -179,6 +179,7 @@ def run_large(profile: settings.Profile) -> dict:
     trainings = {title: trained.address for title, trained in study.trainings()}
     for trained in study.models().values():
         study.token_log_probs(trained)
+    study.valid_log_odds()
     if study.knows_p:
         _ = study.test_log_p
     return {"profile": profile.name, "trainings": trainings}

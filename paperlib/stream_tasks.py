@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from paperlib import distributed, hardware
 from paperlib.captured import Replayed
+from paperlib.estimates import error_of_mean
 from paperlib.evaluation import finetuning_measures, perplexity
 from paperlib.losses import exact_reverse_kl, finetuning_loss, log_p_hat
 from paperlib.models.stream import State, StreamModel
@@ -361,9 +362,20 @@ class FinetuningStreams(StreamTask):
         }
 
     def validate(self) -> dict[str, float]:
-        """Perplexity, eq. (12) as it is in the paper, and how its estimate comes about."""
-        log_q = self.on_valid(self.model.log_q_of, self.model)
-        return finetuning_measures(log_q, *self._valid_frozen)
+        """Perplexity, eq. (12) as it is in the paper, and how its estimate comes about.
+
+        ``cross_entropy_error`` and ``loss_error`` are standard errors, over stretches of the text,
+        of their changes since q_0, where fine-tuning starts: of an epoch whose weights are not
+        kept, nothing else could tell them.
+        """
+        tensors = self.on_valid(self.model.log_q_of, self.model), *self._valid_frozen
+        log_q, log_q0, log_odds = (values.double().cpu() for values in tensors)
+        after, before = (finetuning_loss(q, log_q0, log_odds) for q in (log_q, log_q0))
+        cross_entropy, reverse_kl = ((after[k] - before[k]).numpy() for k in range(2))
+        return finetuning_measures(*tensors) | {
+            "cross_entropy_error": error_of_mean(cross_entropy),
+            "loss_error": error_of_mean(cross_entropy + reverse_kl),
+        }
 
 
 def discriminator_losses(

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from paperlib import hardware, stages
 from paperlib.checkpoints import save
 from paperlib.evaluation import perplexity
+from paperlib.losses import finetuning_loss
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
 from paperlib.settings import StreamTraining
@@ -196,6 +197,27 @@ class TextStudy:
         )
         return load_file(folder / "log_q.safetensors")
 
+    def valid_log_odds(self) -> np.ndarray:
+        """The discriminator's log r − log(1 − r) at every validation token, ``(N,)`` float32."""
+
+        def compute(folder: Path) -> None:
+            values = {"log_odds": self._over("valid", self.discriminator, "log_odds_of").cpu()}
+            save(folder / "log_odds.safetensors", lambda file: save_file(values, file))
+
+        key = {"discriminator": self.discriminator.address}
+        folder = stages.once(f"{self.kind}_log_odds", self._data_key | key, compute)
+        return load_file(folder / "log_odds.safetensors")["log_odds"]
+
+    def valid_parts(self, trained: Trained, option: str = BEST) -> tuple[np.ndarray, np.ndarray]:
+        """Eq. (12)'s two parts at every validation token, −log q and t log t, as fine-tuning by
+        this option takes them: ``(N,)`` float64 each, nats."""
+        log_q, log_q0 = (self.token_log_probs(one)["valid"] for one in (trained, self.initial))
+        _, with_discriminator = OPTIONS[option]
+        log_odds = self.valid_log_odds() if with_discriminator else np.zeros_like(log_q)
+        tensors = (torch.from_numpy(values).double() for values in (log_q, log_q0, log_odds))
+        cross_entropy, reverse_kl = finetuning_loss(*tensors)
+        return cross_entropy.numpy(), reverse_kl.numpy()
+
     def discriminator_losses(self) -> np.ndarray:
         """D of eq. (6) at every validation token, ``(N,)`` float32, nats."""
 
@@ -224,13 +246,12 @@ class TextStudy:
 
     def log_q(self, trained: Trained, split: str) -> torch.Tensor:
         """Log-probability of every token of a split, ``(N,)`` on the device, nats."""
-        return over_tokens(
-            [trained.model],
-            self._tokens(split),
-            self.text.eos,
-            trained.model.log_q_of,
-            VALIDATION_STREAMS,
-        )
+        return self._over(split, trained, "log_q_of")
+
+    def _over(self, split: str, trained: Trained, read: str) -> torch.Tensor:
+        """What the model's method ``read`` says at every token of a split, ``(N,)``."""
+        text, model = self._tokens(split), trained.model
+        return over_tokens([model], text, self.text.eos, getattr(model, read), VALIDATION_STREAMS)
 
     def _tokens(self, split: str) -> torch.Tensor:
         return on_device(getattr(self.text, split), self.device)

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from paperlib.corpora import CorpusError
-from paperlib.corpus_study import OPTIONS, CorpusStudy
-from paperlib.estimates import Estimate
+from paperlib.corpus_study import DYNAMIC_LOG_Q, OPTIONS, CorpusStudy
+from paperlib.estimates import ONE_RUN, Estimate, error_of_mean
+from paperlib.evaluation import perplexity
 from paperlib.losses import finetuning_loss
-from paperlib.reporting import corpus_tables, measures, paper
+from paperlib.reporting import corpus_tables, dynamic_measures, measures, paper
 from paperlib.settings import load
 from paperlib.stream_tasks import LanguageModelStreams
 
@@ -151,6 +152,57 @@ def test_the_sentence_about_the_control_follows_from_the_interval(ends, says):
         "a.cross_entropy-initial.valid_ppl": change,
     }
     assert says in next(corpus_tables.control_answer("a", found))
+
+
+def test_what_fine_tuning_minimises_has_intervals_over_stretches(studies):
+    study = studies["doc_ptb"]
+    found = measures.of_finetuning(study)
+    for option in OPTIONS:
+        run = study.finetuned(option)
+        before, best = run.history[0], run.history[run.progress.best_epoch]
+        for name in ("loss", "reverse_kl"):
+            level = found[f"doc_ptb.{option}.{name}"]
+            change = found[f"doc_ptb.{option}.{name}_change"]
+            assert level.value == pytest.approx(best[name], rel=1e-5, abs=1e-6)
+            assert change.value == pytest.approx(best[name] - before[name], rel=1e-3, abs=1e-6)
+            assert level.low <= level.value <= level.high
+    (_, kl), (_, start) = (study.valid_parts(one) for one in (study.finetuned(), study.initial))
+    change = found["doc_ptb.discriminator.reverse_kl_change"]
+    error = (kl - start).std() / len(kl) ** 0.5
+    assert change.high - change.low == pytest.approx(2 * 1.96 * error, rel=0.5)
+    assert found["doc_ptb.initial.loss"].value == pytest.approx(
+        study.finetuned().history[0]["loss"], rel=1e-5
+    )
+
+
+def test_validation_tells_the_error_of_a_change_without_its_weights(studies):
+    study = studies["doc_ptb"]
+    run = study.finetuned()
+    assert run.history[0]["loss_error"] == pytest.approx(0, abs=1e-6)
+    (ce, kl), (ce0, kl0) = (study.valid_parts(one) for one in (run, study.initial))
+    best = run.history[run.progress.best_epoch]
+    for name, change in (("cross_entropy", ce - ce0), ("loss", ce + kl - ce0 - kl0)):
+        assert best[f"{name}_error"] == pytest.approx(error_of_mean(change), rel=1e-3)
+
+
+def test_dynamic_evaluation_keeps_its_tokens(studies):
+    study = studies["mos_ptb"]
+    for trained in (study.initial, study.finetuned()):
+        result, tokens = study.dynamic(trained), study.dynamic_log_probs(trained)
+        for split in ("valid", "test"):
+            assert tokens[split].shape == getattr(study.corpus, split).shape
+            assert perplexity(tokens[split]) == pytest.approx(result[split], rel=1e-12)
+    found = dynamic_measures.of_dynamic(study)
+    change = found["mos_ptb.finetuned_dynamic-finetuned.test_ppl"]
+    assert change.low < change.value < change.high
+    assert studies["doc_ptb"].dynamic_log_probs(study.initial) is None
+
+    kept = study._dynamic_folder(study.initial) / DYNAMIC_LOG_Q
+    moved = kept.rename(kept.with_suffix(".away"))
+    assert study.dynamic_log_probs(study.initial) is None  # as an earlier version left it
+    change = dynamic_measures.of_dynamic(study)["mos_ptb.finetuned_dynamic-finetuned.test_ppl"]
+    assert change.basis == ONE_RUN
+    moved.rename(kept)
 
 
 def test_dynamic_evaluation_takes_the_best_of_its_grid(studies):
