@@ -3,6 +3,7 @@
 Every step is a method that trains or finds its result.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ from paperlib.evaluation import perplexity
 from paperlib.stages import Trained
 from paperlib.stream_text import on_device
 from paperlib.text_study import BEST, OPTIONS, TextStudy
+
+OWN = "own"
+UNREGULARISED = "unregularised"
+"""What :meth:`CorpusStudy.search` calls the experiment's own training, and a discriminator without
+dropout and other regularisation."""
 
 DYNAMIC_LOG_Q = "log_q.safetensors"
 """Lies beside the result of dynamic evaluation."""
@@ -43,6 +49,34 @@ class CorpusStudy(TextStudy):
     def has_control(self) -> bool:
         """Cross-entropy alone stands beside all ways of Table 2."""
         return self.settings.all_options
+
+    def search(self) -> dict[str, dict[str, Trained]]:
+        """Discriminators, and fine-tunings of the paper's option, by what was tried; ``OWN`` first.
+
+        Empty where the profile tries nothing.
+        """
+        tried, own = self.settings.search, self.settings.discriminator
+        if tried is None:
+            return {}
+        rates = {rate_name(rate): {"learning_rate": rate} for rate in tried.discriminator}
+        others = rates | {UNREGULARISED: {"regularised": False}}
+        return {
+            "discriminator": {OWN: self.discriminator}
+            | {
+                name: self.discriminator_by(own.model_copy(update=update), f"discriminator, {name}")
+                for name, update in others.items()
+            },
+            "finetuning": {OWN: self.finetuned()}
+            | {rate_name(rate): self.finetuned(BEST, rate) for rate in tried.finetuning},
+        }
+
+    def trainings(self) -> Iterator[tuple[str, Trained]]:
+        """All trainings of the experiment by name, each trained when it is reached."""
+        yield from super().trainings()
+        for kind, tried in self.search().items():
+            for name, trained in tried.items():
+                if name != OWN:
+                    yield f"search_{kind}_{name.replace(' ', '_')}", trained
 
     # Measures
 
@@ -106,6 +140,11 @@ class CorpusStudy(TextStudy):
         save_json(folder / "result.json", splits | {"best": best.model_dump(), "grid": grid})
 
 
+def rate_name(rate: float) -> str:
+    """What :meth:`CorpusStudy.search` calls a training at another learning rate."""
+    return f"rate {rate:g}"
+
+
 def _check_length(corpus: corpora.Corpus, own: settings.Experiment) -> None:
     """Before anything is trained: whether the training text has two steps for every stream.
 
@@ -131,6 +170,11 @@ def run_experiment(profile: settings.Profile, name: str) -> dict:
     for trained in study.models().values():
         study.token_log_probs(trained)
     study.valid_log_odds()
+    search = study.search()
+    for trained in search.get("finetuning", {}).values():
+        study.token_log_probs(trained)
+    for trained in search.get("discriminator", {}).values():
+        study.discriminator_losses(trained)
     for trained in (study.initial, study.finetuned()):
         study.dynamic(trained)
     return {"profile": profile.name, "experiment": name, "trainings": trainings}

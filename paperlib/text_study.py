@@ -105,25 +105,29 @@ class TextStudy:
     @cached_property
     def discriminator(self) -> Trained:
         """The discriminator between the text and the initial model, trained from scratch."""
-        training = self.settings.discriminator
+        return self.discriminator_by(self.settings.discriminator)
+
+    def discriminator_by(self, training: StreamTraining, title: str = "discriminator") -> Trained:
+        """The same by any training; ``title`` is that of its progress bar."""
         q0 = self.initial
         return stages.train(
             f"{self.kind}_discriminator",
             self._data_key | {"q0": q0.folder.name},
             training,
             self.new_model(stream=1),
-            lambda model: DiscriminatorStreams(
-                *self._task("discriminator", model, training), q0=q0.model
-            ),
+            lambda model: DiscriminatorStreams(*self._task(title, model, training), q0=q0.model),
         )
 
-    def finetuned(self, option: str = BEST) -> Trained:
-        """The initial model fine-tuned in one of the ways of ``OPTIONS``.
+    def finetuned(self, option: str = BEST, learning_rate: float | None = None) -> Trained:
+        """The initial model fine-tuned in one of the ways of ``OPTIONS``, at the profile's rate or
+        at another one.
 
         "Without dropout" is without the network's other regularisation too.
         """
         with_dropout, with_discriminator = OPTIONS[option]
-        training = self.settings.finetuning.model_copy(update={"regularised": with_dropout})
+        rate = learning_rate or self.settings.finetuning.learning_rate
+        update = {"regularised": with_dropout, "learning_rate": rate}
+        training = self.settings.finetuning.model_copy(update=update)
         q0 = self.initial
         discriminator = self.discriminator if with_discriminator else None
         key = self._data_key | {"q0": q0.folder.name, "discriminator": None}
@@ -218,16 +222,18 @@ class TextStudy:
         cross_entropy, reverse_kl = finetuning_loss(*tensors)
         return cross_entropy.numpy(), reverse_kl.numpy()
 
-    def discriminator_losses(self) -> np.ndarray:
-        """D of eq. (6) at every validation token, ``(N,)`` float32, nats."""
+    def discriminator_losses(self, discriminator: Trained | None = None) -> np.ndarray:
+        """D of eq. (6) at every validation token, ``(N,)`` float32, nats, of the experiment's own
+        discriminator or of another one."""
+        discriminator = discriminator or self.discriminator
 
         def compute(folder: Path) -> None:
-            models = self.initial.model, self.discriminator.model
+            models = self.initial.model, discriminator.model
             parts = discriminator_losses(*models, self._tokens("valid"), self.text.eos)
             values = {"d": parts.sum(dim=-1).cpu()}
             save(folder / "d.safetensors", lambda file: save_file(values, file))
 
-        key = {"q0": self.initial.address, "discriminator": self.discriminator.address}
+        key = {"q0": self.initial.address, "discriminator": discriminator.address}
         folder = stages.once(f"{self.kind}_d", self._data_key | key, compute)
         return load_file(folder / "d.safetensors")["d"]
 
