@@ -140,7 +140,7 @@ class Curve(Settings):
 
 
 class Search(Settings):
-    """Learning rates that are tried beside the profile's own; section 3's on the perturbed model."""
+    """Learning rates tried beside the profile's own; those of section 3 on the perturbed model."""
 
     discriminator: tuple[Positive, ...] = ()
     finetuning: tuple[Positive, ...] = ()
@@ -281,7 +281,7 @@ class Experiment(Settings):
     discriminator: StreamTraining
     finetuning: StreamTraining
     all_options: bool = False
-    """Fine-tune in all four ways of Table 2, and by cross-entropy alone, not in the best one only."""
+    """Fine-tune in all four ways of Table 2 and by cross-entropy alone, not in one way only."""
     dynamic: DynamicEvaluation | None = None
     search: Search | None = None
     """Where it stands, a discriminator without dropout and other regularisation is trained too."""
