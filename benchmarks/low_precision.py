@@ -13,7 +13,8 @@ from paperlib.corpus_study import CorpusStudy
 from paperlib.evaluation import BATCH_SIZE
 from paperlib.models import AWDLSTM, LSTM
 from paperlib.models.readings import log_q_of
-from paperlib.stream_tasks import VALIDATION_STREAMS, LanguageModelStreams, on_device
+from paperlib.stream_tasks import VALIDATION_STREAMS, LanguageModelStreams
+from paperlib.stream_text import on_device
 from paperlib.streams import over_tokens
 from paperlib.synthetic import SyntheticStudy
 from paperlib.tasks import LanguageModelTask

@@ -50,7 +50,11 @@ class Changes:
 
     @classmethod
     def on_text(cls, study: CorpusStudy) -> "Changes":
-        """Of an experiment of section 4 on its test text, whose sentences end in ``<eos>``."""
+        """Of an experiment of section 4 on its test text, whose sentences end in ``<eos>``.
+
+        That token is left out, of the changes and of the ranks: it is no word, and section 4.3's
+        (:meth:`paperlib.large_study.LargeStudy.who_gains`) are about words too.
+        """
         corpus = study.corpus
         before, after = (
             study.token_log_probs(trained)["test"].astype(np.float64)
@@ -58,8 +62,10 @@ class Changes:
         )
         ends = corpus.test == corpus.eos
         counts = np.bincount(corpus.train, minlength=corpus.n_words)
-        found = after - before, corpus.test, np.cumsum(ends) - ends, counts
-        return cls(study.name, *found, FREQUENT, RARE)
+        counts[corpus.eos] = 0
+        of_token = after - before, corpus.test, np.cumsum(ends) - ends
+        of_word = (values[~ends] for values in of_token)
+        return cls(study.name, *of_word, counts, FREQUENT, RARE)
 
     def by_bin(self, resamples: int, seed: int) -> pd.DataFrame:
         """:func:`paperlib.frequency_bins.change_by_bin`, with the chosen word apart."""

@@ -3,15 +3,29 @@
 Every step is a method that trains or finds its result.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
 from paperlib import corpora, settings, stages
-from paperlib.checkpoints import load_json, save_json
+from paperlib.checkpoints import load_json, save, save_json
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.stages import Trained
-from paperlib.stream_tasks import on_device
+from paperlib.stream_text import on_device
 from paperlib.text_study import BEST, OPTIONS, TextStudy
+
+OWN = "own"
+UNREGULARISED = "unregularised"
+"""What :meth:`CorpusStudy.search` calls the experiment's own training, and a discriminator without
+dropout and other regularisation."""
+
+DYNAMIC_LOG_Q = "log_q.safetensors"
+"""Lies beside the result of dynamic evaluation."""
 
 
 class CorpusStudy(TextStudy):
@@ -31,6 +45,39 @@ class CorpusStudy(TextStudy):
         """The ways of fine-tuning that this profile runs."""
         return list(OPTIONS) if self.settings.all_options else [BEST]
 
+    @property
+    def has_control(self) -> bool:
+        """Cross-entropy alone stands beside all ways of Table 2."""
+        return self.settings.all_options
+
+    def search(self) -> dict[str, dict[str, Trained]]:
+        """Discriminators, and fine-tunings of the paper's option, by what was tried; ``OWN`` first.
+
+        Empty where the profile tries nothing.
+        """
+        tried, own = self.settings.search, self.settings.discriminator
+        if tried is None:
+            return {}
+        rates = {rate_name(rate): {"learning_rate": rate} for rate in tried.discriminator}
+        others = rates | {UNREGULARISED: {"regularised": False}}
+        return {
+            "discriminator": {OWN: self.discriminator}
+            | {
+                name: self.discriminator_by(own.model_copy(update=update), f"discriminator, {name}")
+                for name, update in others.items()
+            },
+            "finetuning": {OWN: self.finetuned()}
+            | {rate_name(rate): self.finetuned(BEST, rate) for rate in tried.finetuning},
+        }
+
+    def trainings(self) -> Iterator[tuple[str, Trained]]:
+        """All trainings of the experiment by name, each trained when it is reached."""
+        yield from super().trainings()
+        for kind, tried in self.search().items():
+            for name, trained in tried.items():
+                if name != OWN:
+                    yield f"search_{kind}_{name.replace(' ', '_')}", trained
+
     # Measures
 
     def dynamic(self, trained: Trained) -> dict | None:
@@ -38,16 +85,30 @@ class CorpusStudy(TextStudy):
 
         Its parameters are searched on the validation text; the result has the search as ``grid``.
         """
+        folder = self._dynamic_folder(trained)
+        return folder and load_json(folder / "result.json")
+
+    def dynamic_log_probs(self, trained: Trained) -> dict[str, np.ndarray] | None:
+        """Log-probability of every validation and test token under dynamic evaluation with the best
+        parameters, ``(N,)`` float32, nats.
+
+        None where the profile does not run it, or where a result of an earlier version has none.
+        """
+        folder = self._dynamic_folder(trained)
+        if folder is None or not (folder / DYNAMIC_LOG_Q).is_file():
+            return None
+        return load_file(folder / DYNAMIC_LOG_Q)
+
+    def _dynamic_folder(self, trained: Trained) -> Path | None:
         search = self.settings.dynamic
         if search is None:
             return None
         key = {"model": trained.address, "search": search.model_dump(mode="json")}
-        folder = stages.once(
+        return stages.once(
             "dynamic_evaluation",
             self._data_key | key,
             lambda folder: self._search_dynamic(trained, search, folder),
         )
-        return load_json(folder / "result.json")
 
     def _search_dynamic(
         self, trained: Trained, search: settings.DynamicEvaluation, folder: Path
@@ -58,23 +119,30 @@ class CorpusStudy(TextStudy):
         )
         rms = gradient_rms(trained.model, train, search.bptt, "gradient statistics")
 
-        def dynamic_perplexity(split: str, update: settings.DynamicUpdate, first=None) -> float:
+        def log_q(split: str, update: settings.DynamicUpdate, first=None) -> torch.Tensor:
             tokens = self._tokens(split)[:first]
             title = f"dynamic evaluation, {split}"
-            log_q = dynamic_log_q(trained.model, tokens, self.corpus.eos, rms, update, title)
-            return perplexity(log_q.cpu())
+            of = trained.model, tokens, self.corpus.eos, rms, update, title
+            return dynamic_log_q(*of).cpu()
 
+        searched = [log_q("valid", update, search.search_tokens) for update in search.grid()]
         grid = [
-            update.model_dump()
-            | {"perplexity": dynamic_perplexity("valid", update, search.search_tokens)}
-            for update in search.grid()
+            update.model_dump() | {"perplexity": perplexity(values)}
+            for update, values in zip(search.grid(), searched, strict=True)
         ]
         at = min(range(len(grid)), key=lambda k: grid[k]["perplexity"])
         best = search.grid()[at]
         whole = search.search_tokens is None or search.search_tokens >= len(self.corpus.valid)
-        valid = grid[at]["perplexity"] if whole else dynamic_perplexity("valid", best)
-        splits = {"valid": valid, "test": dynamic_perplexity("test", best)}
+        tokens = {"valid": searched[at] if whole else log_q("valid", best)}
+        tokens["test"] = log_q("test", best)
+        save(folder / DYNAMIC_LOG_Q, lambda file: save_file(tokens, file))
+        splits = {split: perplexity(values) for split, values in tokens.items()}
         save_json(folder / "result.json", splits | {"best": best.model_dump(), "grid": grid})
+
+
+def rate_name(rate: float) -> str:
+    """What :meth:`CorpusStudy.search` calls a training at another learning rate."""
+    return f"rate {rate:g}"
 
 
 def _check_length(corpus: corpora.Corpus, own: settings.Experiment) -> None:
@@ -99,8 +167,14 @@ def run_experiment(profile: settings.Profile, name: str) -> dict:
     """Train and measure all of one experiment; returns where in ``runs/`` each result lies."""
     study = CorpusStudy(profile, name)
     trainings = {title: trained.address for title, trained in study.trainings()}
-    for trained in (study.initial, *(study.finetuned(option) for option in study.options())):
+    for trained in study.models().values():
         study.token_log_probs(trained)
+    study.valid_log_odds()
+    search = study.search()
+    for trained in search.get("finetuning", {}).values():
+        study.token_log_probs(trained)
+    for trained in search.get("discriminator", {}).values():
+        study.discriminator_losses(trained)
     for trained in (study.initial, study.finetuned()):
         study.dynamic(trained)
     return {"profile": profile.name, "experiment": name, "trainings": trainings}

@@ -20,6 +20,9 @@ BLOCK = 250
 RESAMPLES = 1000
 LEVEL = 0.95
 
+STRETCHES = 100
+"""Stretches that a text is cut into for its intervals: words next to each other go together."""
+
 EXACT = "exact"
 ONE_RUN = "one run, no interval"
 LIMITED = "its training ended at the limit of epochs, not at a plateau"
@@ -96,6 +99,12 @@ def of_one_more(values: Sequence[float], title: str) -> Estimate:
     return Estimate(mean, float(mean - margin), float(mean + margin), basis, len(values), sd)
 
 
+def from_error(value: float, error: float, units: int, title: str) -> Estimate:
+    """A value and its t interval from a standard error over so many units."""
+    margin = error * stats.t.ppf((1 + LEVEL) / 2, units - 1)
+    return Estimate(float(value), float(value - margin), float(value + margin), title)
+
+
 def estimate(
     measure: Callable[[Row], float], seeds: Sequence[Row], resampled: Row, title: str
 ) -> Estimate:
@@ -149,6 +158,33 @@ def resampled_sums(sums: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) 
     """
     weights = bootstrap_weights(len(sums), resamples, seed)
     return np.concatenate([w.astype(np.float64) @ sums for w in weights])
+
+
+def sums_of_stretches(values: Sequence[np.ndarray]) -> np.ndarray:
+    """``(S, K + 1)`` sums over stretches of a text of K numbers a token, each ``(N,)``; the last
+    column has the tokens."""
+    size = len(values[0])
+    edges = np.linspace(0, size, min(STRETCHES, size) + 1).astype(int)
+    columns = [np.add.reduceat(value.astype(np.float64), edges[:-1]) for value in values]
+    return np.stack([*columns, np.diff(edges).astype(np.float64)], axis=-1)
+
+
+def means_of_stretches(values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Means ``(K,)`` of K numbers a token, each ``(N,)``, and ``(R, K)`` from stretches drawn with
+    replacement."""
+    sums = sums_of_stretches(values)
+    means, draws = (
+        totals[..., :-1] / totals[..., -1:] for totals in (sums.sum(axis=0), resampled_sums(sums))
+    )
+    return means, draws
+
+
+def error_of_mean(values: np.ndarray) -> float:
+    """Standard error of the mean of ``(N,)`` numbers of a text's tokens, over its stretches."""
+    sums, tokens = sums_of_stretches([values]).T
+    residuals = sums - tokens * values.mean(dtype=np.float64)
+    n = len(sums)
+    return float(np.sqrt((residuals**2).sum() * n / max(n - 1, 1)) / tokens.sum())
 
 
 def interval_of_mean(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:

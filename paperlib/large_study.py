@@ -4,7 +4,6 @@ Where the text is that of the synthetic language, the true distribution is known
 true perplexity and divergences.
 """
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from paperlib.shards.parts import Shards
 from paperlib.shards.prepare import TextSettings, prepare
 from paperlib.shards.texts import ShardedText, SyntheticText
 from paperlib.stages import Trained
-from paperlib.stream_tasks import LanguageModelStreams
 from paperlib.text_study import TextStudy
 from paperlib.trigram import TrigramLanguage
 
@@ -74,29 +72,6 @@ class LargeStudy(TextStudy):
     def part_tokens(self) -> int:
         """Tokens of the first part."""
         return self.text.part_tokens(0)
-
-    @cached_property
-    def cross_entropy(self) -> Trained:
-        """What fine-tuning is held against: on the same parts, at its rate, cross-entropy alone."""
-        training = self.settings.finetuning
-        return stages.train(
-            "large_cross_entropy",
-            self._data_key | {"q0": self.initial.folder.name},
-            training,
-            self.new_model(stream=0),
-            lambda model: LanguageModelStreams(
-                *self._task(
-                    "fine-tuning (cross-entropy alone)",
-                    stages.starting_from(self.initial.model, model),
-                    training,
-                )
-            ),
-        )
-
-    def trainings(self) -> Iterator[tuple[str, Trained]]:
-        """All trainings by name, each trained when it is reached."""
-        yield from super().trainings()
-        yield "finetuning_cross_entropy", self.cross_entropy
 
     def tokens_seen(self, epochs: int) -> int:
         """Tokens of the parts of the first ``epochs`` epochs."""
@@ -163,7 +138,10 @@ class LargeStudy(TextStudy):
         return pd.DataFrame(rows)
 
     def who_gains(self) -> pd.DataFrame:
-        """Change of log q on the test text by the rank of the word in the first training part."""
+        """Change of log q on the test text by the rank of the word in the first training part.
+
+        The token between sentences is left out, of the changes and of the ranks: it is no word.
+        """
         before, after = (
             self.token_log_probs(trained)["test"].astype(np.float64)
             for trained in (self.initial, self.finetuned())
@@ -205,8 +183,9 @@ def run_large(profile: settings.Profile) -> dict:
     """Train and measure section 4.3; returns where in ``runs/`` each result lies."""
     study = LargeStudy(profile)
     trainings = {title: trained.address for title, trained in study.trainings()}
-    for trained in (study.initial, study.finetuned(), study.cross_entropy):
+    for trained in study.models().values():
         study.token_log_probs(trained)
+    study.valid_log_odds()
     if study.knows_p:
         _ = study.test_log_p
     return {"profile": profile.name, "trainings": trainings}

@@ -140,7 +140,7 @@ class Curve(Settings):
 
 
 class Search(Settings):
-    """Learning rates that are tried beside the profile's own, on the perturbed model."""
+    """Learning rates tried beside the profile's own; those of section 3 on the perturbed model."""
 
     discriminator: tuple[Positive, ...] = ()
     finetuning: tuple[Positive, ...] = ()
@@ -281,8 +281,10 @@ class Experiment(Settings):
     discriminator: StreamTraining
     finetuning: StreamTraining
     all_options: bool = False
-    """Fine-tune in all four ways of Table 2, not only in the best one."""
+    """Fine-tune in all four ways of Table 2 and by cross-entropy alone, not in one way only."""
     dynamic: DynamicEvaluation | None = None
+    search: Search | None = None
+    """Where it stands, a discriminator without dropout and other regularisation is trained too."""
 
 
 class LargeScale(Settings):

@@ -5,9 +5,9 @@ T steps of a piece. Losses are per token, in nats.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from paperlib import distributed, hardware
 from paperlib.captured import Replayed, can_replay
-from paperlib.corpora import steps_of_streams, streams
+from paperlib.estimates import error_of_mean
 from paperlib.evaluation import finetuning_measures, perplexity
-from paperlib.losses import finetuning_loss
+from paperlib.losses import exact_reverse_kl, finetuning_loss, log_p_hat
 from paperlib.models.stream import State, StreamModel
-from paperlib.settings import StreamTraining
+from paperlib.settings import SecondTerm, StreamTraining
+from paperlib.stream_text import Text, on_device, steps_of_parts, streams_of
 from paperlib.streams import Piece, Read, along, equal_pieces, fixed_piece, over_tokens, pieces
 from paperlib.training import Task, TrainingError
 
@@ -28,28 +29,6 @@ VALIDATION_STREAMS = 16
 _ALONE = "training with dropout runs in one process; set `regularised = false` to share it"
 _OTHER_PIECE = "a network that reads pieces of {} words is trained on such; set `bptt = {}`"
 _TOO_MANY = "a batch of {} streams cannot be shared by more processes; raise `batch_size`"
-
-
-class Text(Protocol):
-    """What is trained on: a :class:`~paperlib.corpora.Corpus`, or text that comes in parts."""
-
-    eos: int
-    """Id of the token before the first word."""
-
-    valid: np.ndarray
-    """Token ids ``(N,)`` of the validation text."""
-
-    parts_at_once: int
-    """Parts that an epoch is trained on."""
-
-    def part_of(self, number: int) -> int:
-        """Which part comes as the one of this number; the same answer means the same text."""
-
-    def part_tokens(self, number: int) -> int:
-        """N of :meth:`train_part`."""
-
-    def train_part(self, number: int) -> np.ndarray:
-        """Token ids ``(N,)`` of the part that comes as the one of this number."""
 
 
 class StreamTask(Task):
@@ -160,13 +139,13 @@ class StreamTask(Task):
         self._begin(batch)
         totals = 0
         for group, columns in enumerate(self._columns):
-            states = [part for states in self._states.values() for part in states[group]]
+            carried = [part for groups in self._states.values() for part in groups[group]]
             inputs = self.inputs(batch, columns)
             self._more = group + 1 < len(self._columns)  # several processes wait for the last one
-            results = iter(self._run(*inputs, *states))
+            results = iter(self._run(*inputs, *carried))
             measures = torch.stack([next(results) for _ in self._names])
-            for states in self._states.values():
-                states[group] = tuple(next(results) for _ in states[group])
+            for groups in self._states.values():
+                groups[group] = tuple(next(results) for _ in groups[group])
             totals = totals + measures * (len(columns) / self.training.batch_size)
         return dict(zip(self._names, totals, strict=True))
 
@@ -300,44 +279,102 @@ class FinetuningStreams(StreamTask):
 
     ``q0`` and ``discriminator`` are frozen and enter only at the true next word, so their two
     numbers a token are computed once. ``discriminator=None`` is r ≡ ½ (Table 2).
+
+    ``second_term`` says how the divergence is taken. Its exact sum needs p̂ of every word, so both
+    frozen models are read along in every step, their states carried; log q of all words is then
+    held with what its gradient needs, for a mixture once an expert.
     """
 
     criterion = "perplexity"
 
-    def __init__(self, *args, q0: nn.Module, discriminator: nn.Module | None, **options):
-        self._frozen = q0.eval(), discriminator and discriminator.eval()
-        super().__init__(*args, others=[model for model in self._frozen if model], **options)
-        valid_log_q0 = self.on_valid(q0.log_q_of, q0)
-        valid_log_odds = torch.zeros_like(valid_log_q0)
+    def __init__(
+        self,
+        *args,
+        q0: nn.Module,
+        discriminator: nn.Module | None,
+        second_term: SecondTerm | None = None,
+        **options,
+    ):
+        self._term = second_term or SecondTerm()
+        self._frozen = {"q0": q0.eval()}
         if discriminator is not None:
-            valid_log_odds = self.on_valid(discriminator.log_odds_of, discriminator)
-        self._valid_frozen = (valid_log_q0, valid_log_odds)
+            self._frozen["discriminator"] = discriminator.eval()
+        self._is_sum = self._term.estimate == "sum"
+        how = {"readers": self._frozen} if self._is_sum else {"others": [*self._frozen.values()]}
+        super().__init__(*args, **how, **options)
+        self._valid_frozen = self._read_frozen(self.on_valid)
 
     def new_text(self) -> None:
-        """Read the frozen models along the text, once."""
-        (q0, discriminator), text = self._frozen, (self.train[:-1], self.train[1:])
-        self._log_q0 = along([q0], *text, q0.log_q_of)
-        self._log_odds = torch.zeros_like(self._log_q0)
-        if discriminator is not None:
-            self._log_odds = along([discriminator], *text, discriminator.log_odds_of)
+        """Read the frozen models along the text, once; the sum computes p̂ anew in every step."""
+        text = self.train[:-1], self.train[1:]
+        self._cached: tuple[Tensor, ...] = ()
+        if not self._is_sum:
+            self._cached = self._read_frozen(lambda read, *models: along(models, *text, read))
+
+    def _read_frozen(self, over: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+        """log q_0 and the log-odds at the true words; a normaliser of p̂ is part of the odds.
+
+        ``over(read, *models)`` returns what ``read`` makes of each token of a text.
+        """
+        q0, discriminator = self._frozen["q0"], self._frozen.get("discriminator")
+        log_q0 = over(q0.log_q_of, q0)
+        if discriminator is None:
+            return log_q0, torch.zeros_like(log_q0)
+        if not self._term.normalised:
+            return log_q0, over(discriminator.log_odds_of, discriminator)
+
+        def at_true_words(encoded0, encoded, target: Tensor) -> Tensor:
+            values = self._log_p_hat({"q0": encoded0, "discriminator": encoded})
+            return values.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+        return log_q0, log_q0 - over(at_true_words, q0, discriminator)
+
+    @torch.no_grad()
+    def _log_p_hat(self, encoded: dict[str, Any]) -> Tensor:
+        """Eq. (8) for every word of the vocabulary, ``(T, B, V)``, normalised if so asked."""
+        values = self._frozen["q0"].log_q(encoded["q0"])
+        if "discriminator" in self._frozen:
+            log_r, log_not_r = self._frozen["discriminator"].log_r(encoded["discriminator"])
+            values = log_p_hat(values, log_r - log_not_r)
+        return values.log_softmax(-1) if self._term.normalised else values
 
     def inputs(self, batch, columns) -> tuple[Tensor, ...]:
-        """The frozen models' numbers too."""
-        words_and_target = super().inputs(batch, columns)
+        """The frozen models' numbers too, where they are computed once."""
+        words_and_target = super().inputs(batch, columns)  # reads the text, and so what is cached
         rows = slice(batch.start, batch.start + batch.length)
-        frozen = (values[rows, columns] for values in (self._log_q0, self._log_odds))
-        return *words_and_target, *frozen
+        return *words_and_target, *(values[rows, columns] for values in self._cached)
 
-    def parts(self, encoded, target, log_q0, log_odds) -> dict[str, Tensor]:
-        """Cross-entropy and the estimated reverse KL divergence."""
-        log_q = self.model.log_q_of(encoded["model"], target)
-        cross_entropy, reverse_kl = finetuning_loss(log_q, log_q0, log_odds)
-        return {"cross_entropy": cross_entropy.mean(), "reverse_kl": reverse_kl.mean()}
+    def parts(self, encoded, target, *frozen) -> dict[str, Tensor]:
+        """Cross-entropy and the reverse KL divergence, weighted as in the objective."""
+        if self._is_sum:
+            log_q = self.model.log_q(encoded["model"])
+            cross_entropy = -log_q.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+            reverse_kl = exact_reverse_kl(log_q, self._log_p_hat(encoded))
+        else:
+            log_q = self.model.log_q_of(encoded["model"], target)
+            cross_entropy, reverse_kl = finetuning_loss(
+                log_q, *frozen, largest_t=self._term.largest_t
+            )
+        return {
+            "cross_entropy": cross_entropy.mean(),
+            "reverse_kl": self._term.weight * reverse_kl.mean(),
+        }
 
     def validate(self) -> dict[str, float]:
-        """Perplexity, eq. (12), and how its estimate comes about."""
-        log_q = self.on_valid(self.model.log_q_of, self.model)
-        return finetuning_measures(log_q, *self._valid_frozen)
+        """Perplexity, eq. (12) as it is in the paper, and how its estimate comes about.
+
+        ``cross_entropy_error`` and ``loss_error`` are standard errors, over stretches of the text,
+        of their changes since q_0, where fine-tuning starts: of an epoch whose weights are not
+        kept, nothing else could tell them.
+        """
+        tensors = self.on_valid(self.model.log_q_of, self.model), *self._valid_frozen
+        log_q, log_q0, log_odds = (values.double().cpu() for values in tensors)
+        after, before = (finetuning_loss(q, log_q0, log_odds) for q in (log_q, log_q0))
+        cross_entropy, reverse_kl = ((after[k] - before[k]).numpy() for k in range(2))
+        return finetuning_measures(*tensors) | {
+            "cross_entropy_error": error_of_mean(cross_entropy),
+            "loss_error": error_of_mean(cross_entropy + reverse_kl),
+        }
 
 
 def discriminator_losses(
@@ -350,40 +387,3 @@ def discriminator_losses(
         return torch.stack(parts, dim=-1)
 
     return over_tokens([q0, discriminator], tokens, eos, read, VALIDATION_STREAMS)
-
-
-def streams_of(text: Text, numbers: Sequence[int], streams_all: int, mine: slice) -> np.ndarray:
-    """``mine`` of ``streams_all`` streams, of which each part gives as many: ``(n, B)``.
-
-    Only the parts of these are fetched, and only the text of these is read. ``numbers`` are those
-    of the parts. Raises what :func:`steps_of_parts` does.
-    """
-    steps = steps_of_parts(text, numbers, streams_all)
-    each = streams_all // len(numbers)
-    columns = []
-    for place, number in enumerate(numbers):
-        own = range(max(0, mine.start - place * each), min(each, mine.stop - place * each))
-        if own:
-            found = streams(text.train_part(number), each)
-            columns += [found[:steps, stream] for stream in own]
-    return np.stack(columns, axis=1)
-
-
-def steps_of_parts(text: Text, numbers: Sequence[int], streams_all: int) -> int:
-    """n of :func:`streams_of`: that of the shortest part.
-
-    Raises :class:`~paperlib.training.TrainingError` where the parts cannot have as many streams
-    each, and :class:`~paperlib.corpora.CorpusError` where one is too short for them.
-    """
-    if streams_all % len(numbers):
-        raise TrainingError(
-            f"a batch of {streams_all} streams cannot be shared out among {len(numbers)} parts; "
-            "choose a `batch_size` that `parts_at_once` divides"
-        )
-    each = streams_all // len(numbers)
-    return min(steps_of_streams(text.part_tokens(number), each) for number in numbers)
-
-
-def on_device(tokens: np.ndarray, device: torch.device) -> Tensor:
-    """Token ids as int64."""
-    return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(device)

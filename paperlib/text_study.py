@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from paperlib import hardware, stages
 from paperlib.checkpoints import save
 from paperlib.evaluation import perplexity
+from paperlib.losses import finetuning_loss
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
 from paperlib.settings import StreamTraining
@@ -25,10 +26,9 @@ from paperlib.stream_tasks import (
     DiscriminatorStreams,
     FinetuningStreams,
     LanguageModelStreams,
-    Text,
     discriminator_losses,
-    on_device,
 )
+from paperlib.stream_text import Text, on_device
 from paperlib.streams import over_tokens
 
 OPTIONS = {
@@ -105,25 +105,29 @@ class TextStudy:
     @cached_property
     def discriminator(self) -> Trained:
         """The discriminator between the text and the initial model, trained from scratch."""
-        training = self.settings.discriminator
+        return self.discriminator_by(self.settings.discriminator)
+
+    def discriminator_by(self, training: StreamTraining, title: str = "discriminator") -> Trained:
+        """The same by any training; ``title`` is that of its progress bar."""
         q0 = self.initial
         return stages.train(
             f"{self.kind}_discriminator",
             self._data_key | {"q0": q0.folder.name},
             training,
             self.new_model(stream=1),
-            lambda model: DiscriminatorStreams(
-                *self._task("discriminator", model, training), q0=q0.model
-            ),
+            lambda model: DiscriminatorStreams(*self._task(title, model, training), q0=q0.model),
         )
 
-    def finetuned(self, option: str = BEST) -> Trained:
-        """The initial model fine-tuned in one of the ways of ``OPTIONS``.
+    def finetuned(self, option: str = BEST, learning_rate: float | None = None) -> Trained:
+        """The initial model fine-tuned in one of the ways of ``OPTIONS``, at the profile's rate or
+        at another one.
 
         "Without dropout" is without the network's other regularisation too.
         """
         with_dropout, with_discriminator = OPTIONS[option]
-        training = self.settings.finetuning.model_copy(update={"regularised": with_dropout})
+        rate = learning_rate or self.settings.finetuning.learning_rate
+        update = {"regularised": with_dropout, "learning_rate": rate}
+        training = self.settings.finetuning.model_copy(update=update)
         q0 = self.initial
         discriminator = self.discriminator if with_discriminator else None
         key = self._data_key | {"q0": q0.folder.name, "discriminator": None}
@@ -145,9 +149,39 @@ class TextStudy:
             ),
         )
 
+    @cached_property
+    def cross_entropy(self) -> Trained:
+        """What fine-tuning is held against: on the same text, at its rate and without the network's
+        regularisation, cross-entropy alone."""
+        training = self.settings.finetuning.model_copy(update={"regularised": False})
+        return stages.train(
+            f"{self.kind}_cross_entropy",
+            self._data_key | {"q0": self.initial.folder.name},
+            training,
+            self.new_model(stream=0),
+            lambda model: LanguageModelStreams(
+                *self._task(
+                    "fine-tuning (cross-entropy alone)",
+                    stages.starting_from(self.initial.model, model),
+                    training,
+                )
+            ),
+        )
+
     def options(self) -> list[str]:
         """The ways of fine-tuning that are run."""
         return [BEST]
+
+    @property
+    def has_control(self) -> bool:
+        """Whether cross-entropy alone is run beside them."""
+        return True
+
+    def models(self) -> dict[str, Trained]:
+        """The initial model and all that fine-tuning makes of it, the control last."""
+        models = {"initial": self.initial}
+        models |= {option: self.finetuned(option) for option in self.options()}
+        return models | ({"cross_entropy": self.cross_entropy} if self.has_control else {})
 
     # Measures
 
@@ -167,16 +201,39 @@ class TextStudy:
         )
         return load_file(folder / "log_q.safetensors")
 
-    def discriminator_losses(self) -> np.ndarray:
-        """D of eq. (6) at every validation token, ``(N,)`` float32, nats."""
+    def valid_log_odds(self) -> np.ndarray:
+        """The discriminator's log r − log(1 − r) at every validation token, ``(N,)`` float32."""
 
         def compute(folder: Path) -> None:
-            models = self.initial.model, self.discriminator.model
+            values = {"log_odds": self._over("valid", self.discriminator, "log_odds_of").cpu()}
+            save(folder / "log_odds.safetensors", lambda file: save_file(values, file))
+
+        key = {"discriminator": self.discriminator.address}
+        folder = stages.once(f"{self.kind}_log_odds", self._data_key | key, compute)
+        return load_file(folder / "log_odds.safetensors")["log_odds"]
+
+    def valid_parts(self, trained: Trained, option: str = BEST) -> tuple[np.ndarray, np.ndarray]:
+        """Eq. (12)'s two parts at every validation token, −log q and t log t, as fine-tuning by
+        this option takes them: ``(N,)`` float64 each, nats."""
+        log_q, log_q0 = (self.token_log_probs(one)["valid"] for one in (trained, self.initial))
+        _, with_discriminator = OPTIONS[option]
+        log_odds = self.valid_log_odds() if with_discriminator else np.zeros_like(log_q)
+        tensors = (torch.from_numpy(values).double() for values in (log_q, log_q0, log_odds))
+        cross_entropy, reverse_kl = finetuning_loss(*tensors)
+        return cross_entropy.numpy(), reverse_kl.numpy()
+
+    def discriminator_losses(self, discriminator: Trained | None = None) -> np.ndarray:
+        """D of eq. (6) at every validation token, ``(N,)`` float32, nats, of the experiment's own
+        discriminator or of another one."""
+        discriminator = discriminator or self.discriminator
+
+        def compute(folder: Path) -> None:
+            models = self.initial.model, discriminator.model
             parts = discriminator_losses(*models, self._tokens("valid"), self.text.eos)
             values = {"d": parts.sum(dim=-1).cpu()}
             save(folder / "d.safetensors", lambda file: save_file(values, file))
 
-        key = {"q0": self.initial.address, "discriminator": self.discriminator.address}
+        key = {"q0": self.initial.address, "discriminator": discriminator.address}
         folder = stages.once(f"{self.kind}_d", self._data_key | key, compute)
         return load_file(folder / "d.safetensors")["d"]
 
@@ -190,16 +247,17 @@ class TextStudy:
         yield "discriminator", self.discriminator
         for option in self.options():
             yield f"finetuning_{option}", self.finetuned(option)
+        if self.has_control:
+            yield "finetuning_cross_entropy", self.cross_entropy
 
     def log_q(self, trained: Trained, split: str) -> torch.Tensor:
         """Log-probability of every token of a split, ``(N,)`` on the device, nats."""
-        return over_tokens(
-            [trained.model],
-            self._tokens(split),
-            self.text.eos,
-            trained.model.log_q_of,
-            VALIDATION_STREAMS,
-        )
+        return self._over(split, trained, "log_q_of")
+
+    def _over(self, split: str, trained: Trained, read: str) -> torch.Tensor:
+        """What the model's method ``read`` says at every token of a split, ``(N,)``."""
+        text, model = self._tokens(split), trained.model
+        return over_tokens([model], text, self.text.eos, getattr(model, read), VALIDATION_STREAMS)
 
     def _tokens(self, split: str) -> torch.Tensor:
         return on_device(getattr(self.text, split), self.device)

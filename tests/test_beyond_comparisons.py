@@ -1,6 +1,7 @@
 """Fine-tunings against one another, and who gains: paired by sentence, with intervals."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from paperlib.beyond import NONE, BeyondStudy, Variant
 from paperlib.beyond_comparisons import Comparisons
 from paperlib.beyond_measures import ExactContexts, p_hat_by_class
-from paperlib.beyond_words import Changes
+from paperlib.beyond_words import FREQUENT, Changes
+from paperlib.corpus_study import CorpusStudy
 from paperlib.estimates import CANNOT_TELL, UNCHANGED
 from paperlib.settings import load
 
@@ -65,6 +67,36 @@ def test_who_gains_covers_every_test_word_once_a_model(study):
     assert groups["tokens"].sum() == study.test.size - chosen
     assert (groups["low"] <= groups["mean"]).all()
     assert (groups["mean"] <= groups["high"]).all()
+
+
+def test_on_running_text_the_end_of_a_sentence_is_no_word():
+    """Word by word, from ranks counted by hand; by its count, ``<eos>`` would be frequent."""
+    study = CorpusStudy(load("smoke"), "mos_ptb")
+    corpus = study.corpus
+    changes = Changes.on_text(study)
+    words = [word for word in corpus.test.tolist() if word != corpus.eos]
+    assert changes.words.tolist() == words
+    before, after = (
+        study.token_log_probs(one)["test"].astype(float)
+        for one in (study.initial, study.finetuned())
+    )
+    sentences, number = [], 0
+    for word in corpus.test.tolist():
+        if word == corpus.eos:
+            number += 1
+        else:
+            sentences.append(number)
+    assert changes.sentences.tolist() == sentences
+
+    seen = Counter(word for word in corpus.train.tolist() if word != corpus.eos)
+    order = sorted((word for word in range(corpus.n_words)), key=lambda word: (-seen[word], word))
+    frequent = set(order[:FREQUENT])
+    assert Counter(corpus.train.tolist())[corpus.eos] > seen[order[FREQUENT]]
+    at = [k for k, word in enumerate(corpus.test.tolist()) if word in frequent - {corpus.eos}]
+    groups = changes.of_groups(resamples=50, seed=0).set_index("words")
+    assert groups.loc["frequent", "tokens"] == len(at)
+    assert groups.loc["frequent", "mean"] == pytest.approx((after - before)[at].mean())
+    assert changes.by_bin(resamples=50, seed=0)["tokens"].sum() == len(words)
 
 
 def test_where_p_hat_parts_from_p_sentence_by_sentence(study):

@@ -1,5 +1,6 @@
 """The study of section 4 at its smallest, and Tables 2 and 3 made of it."""
 
+import copy
 import math
 
 import pandas as pd
@@ -7,10 +8,13 @@ import pytest
 import torch
 
 from paperlib.corpora import CorpusError
-from paperlib.corpus_study import OPTIONS, CorpusStudy
+from paperlib.corpus_study import DYNAMIC_LOG_Q, OPTIONS, CorpusStudy
+from paperlib.estimates import ONE_RUN, Estimate, error_of_mean
+from paperlib.evaluation import perplexity
 from paperlib.losses import finetuning_loss
-from paperlib.reporting import corpus_tables, measures, paper
+from paperlib.reporting import corpus_tables, dynamic_measures, measures, paper
 from paperlib.settings import load
+from paperlib.stream_tasks import LanguageModelStreams
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,129 @@ def test_without_dropout_and_discriminator_nothing_moves(studies):
     for entry in history:
         assert entry["perplexity"] == pytest.approx(history[0]["perplexity"], rel=1e-4)
     assert corpus_tables.outcome(history) == "no change"
+
+
+def test_cross_entropy_alone_is_fine_tuning_without_its_second_term(studies):
+    """By hand: SGD with clipping, from the initial weights, on the same pieces of text."""
+    study = studies["doc_ptb"]
+    run, own = study.cross_entropy, study.settings.finetuning
+    assert run.folder.parent.name == "corpus_cross_entropy"
+    assert run.history[0]["perplexity"] == pytest.approx(study.initial.progress.best, rel=1e-5)
+    training = own.model_copy(update={"max_epochs": 1})
+    model = copy.deepcopy(study.initial.model)
+    task = LanguageModelStreams("t", model, study.text, training, study.seed)
+    state = model.start(own.batch_size)
+    for piece in task.batches(0, own.batch_size):
+        words = task.train[piece.start : piece.start + piece.length + 1]
+        encoded, state = model.encode(words[:-1], state)
+        model.zero_grad()
+        (-model.log_q_of(encoded, words[1:]).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), own.clip)
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights -= own.learning_rate * piece.length / own.bptt * weights.grad
+    assert run.history[1]["perplexity"] == pytest.approx(task.validate()["perplexity"], rel=1e-4)
+
+
+def test_the_control_is_run_where_all_options_are_and_no_row_of_table_2(studies):
+    study, part = studies["doc_ptb"], studies["mos_ptb"]
+    assert dict(study.trainings())["finetuning_cross_entropy"].folder == study.cross_entropy.folder
+    assert "finetuning_cross_entropy" not in dict(part.trainings())
+    assert "cross_entropy" not in set(corpus_tables.table2(study)["option"])
+    table = corpus_tables.control(study).set_index("option")
+    assert list(table.index) == ["initial", "discriminator", "cross_entropy"]
+    assert table.loc["initial", "valid_change"] == 0
+    for split, value in study.perplexities(study.cross_entropy).items():
+        assert table.loc["cross_entropy", f"{split}_ppl"] == value
+    shown = corpus_tables.control_for_people(table.reset_index())
+    assert shown.loc[2, "Fine-tuning option"].endswith("(our control)")
+
+    assert corpus_tables.control(part).empty
+    shown = corpus_tables.control_for_people(corpus_tables.control(part))
+    assert (shown == corpus_tables.NOT_RUN).all(axis=None)
+
+
+def test_what_is_the_discriminators_has_an_interval_and_a_sentence(studies):
+    study = studies["doc_ptb"]
+    found = measures.of_text(study)
+    more = found["doc_ptb.cross_entropy-discriminator.test_ppl"]
+    levels = [
+        found[f"doc_ptb.{name}.test_ppl"].value for name in ("cross_entropy", "discriminator")
+    ]
+    assert more.value == pytest.approx(levels[0] - levels[1])
+    assert more.low < more.value < more.high
+    said = list(corpus_tables.control_answer("doc_ptb", found))
+    assert [sentence.split()[0] for sentence in said] == ["Validation", "Test"]
+    assert f"{more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})" in said[1]
+
+    found = measures.of_text(studies["mos_ptb"])
+    for sentence in corpus_tables.control_answer("mos_ptb", found):
+        assert sentence.endswith("cross-entropy alone is not run in this profile.")
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [((0.5, 1.5), "ends higher than"), ((-1.5, -0.5), "ends lower than"), ((-1, 1), "not dist")],
+)
+def test_the_sentence_about_the_control_follows_from_the_interval(ends, says):
+    change = Estimate(-2.0, -3.0, -1.0, "b")
+    found = {
+        "a.cross_entropy-discriminator.valid_ppl": Estimate(sum(ends) / 2, *ends, "b"),
+        "a.discriminator-initial.valid_ppl": change,
+        "a.cross_entropy-initial.valid_ppl": change,
+    }
+    assert says in next(corpus_tables.control_answer("a", found))
+
+
+def test_what_fine_tuning_minimises_has_intervals_over_stretches(studies):
+    study = studies["doc_ptb"]
+    found = measures.of_finetuning(study)
+    for option in OPTIONS:
+        run = study.finetuned(option)
+        before, best = run.history[0], run.history[run.progress.best_epoch]
+        for name in ("loss", "reverse_kl"):
+            level = found[f"doc_ptb.{option}.{name}"]
+            change = found[f"doc_ptb.{option}.{name}_change"]
+            assert level.value == pytest.approx(best[name], rel=1e-5, abs=1e-6)
+            assert change.value == pytest.approx(best[name] - before[name], rel=1e-3, abs=1e-6)
+            assert level.low <= level.value <= level.high
+    (_, kl), (_, start) = (study.valid_parts(one) for one in (study.finetuned(), study.initial))
+    change = found["doc_ptb.discriminator.reverse_kl_change"]
+    error = (kl - start).std() / len(kl) ** 0.5
+    assert change.high - change.low == pytest.approx(2 * 1.96 * error, rel=0.5)
+    assert found["doc_ptb.initial.loss"].value == pytest.approx(
+        study.finetuned().history[0]["loss"], rel=1e-5
+    )
+
+
+def test_validation_tells_the_error_of_a_change_without_its_weights(studies):
+    study = studies["doc_ptb"]
+    run = study.finetuned()
+    assert run.history[0]["loss_error"] == pytest.approx(0, abs=1e-6)
+    (ce, kl), (ce0, kl0) = (study.valid_parts(one) for one in (run, study.initial))
+    best = run.history[run.progress.best_epoch]
+    for name, change in (("cross_entropy", ce - ce0), ("loss", ce + kl - ce0 - kl0)):
+        assert best[f"{name}_error"] == pytest.approx(error_of_mean(change), rel=1e-3)
+
+
+def test_dynamic_evaluation_keeps_its_tokens(studies):
+    study = studies["mos_ptb"]
+    for trained in (study.initial, study.finetuned()):
+        result, tokens = study.dynamic(trained), study.dynamic_log_probs(trained)
+        for split in ("valid", "test"):
+            assert tokens[split].shape == getattr(study.corpus, split).shape
+            assert perplexity(tokens[split]) == pytest.approx(result[split], rel=1e-12)
+    found = dynamic_measures.of_dynamic(study)
+    change = found["mos_ptb.finetuned_dynamic-finetuned.test_ppl"]
+    assert change.low < change.value < change.high
+    assert studies["doc_ptb"].dynamic_log_probs(study.initial) is None
+
+    kept = study._dynamic_folder(study.initial) / DYNAMIC_LOG_Q
+    moved = kept.rename(kept.with_suffix(".away"))
+    assert study.dynamic_log_probs(study.initial) is None  # as an earlier version left it
+    change = dynamic_measures.of_dynamic(study)["mos_ptb.finetuned_dynamic-finetuned.test_ppl"]
+    assert change.basis == ONE_RUN
+    moved.rename(kept)
 
 
 def test_dynamic_evaluation_takes_the_best_of_its_grid(studies):

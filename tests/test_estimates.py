@@ -141,3 +141,24 @@ def test_resampled_table_1_is_that_of_the_sentences_drawn():
     some = np.repeat(np.arange(30), weights[0])
     expected = table1_row(log_q[some], log_p[some], ids[some], classes, 4)
     assert {name: float(value[0]) for name, value in drawn.items()} == pytest.approx(expected)
+
+
+def test_the_error_of_a_texts_mean_is_that_over_its_stretches():
+    rng = np.random.default_rng(0)
+    one = rng.normal(3, 2, 10_007)
+    assert estimates.error_of_mean(one) == pytest.approx(2 / len(one) ** 0.5, rel=0.2)
+    # Equal stretches: the standard error of the mean of their means.
+    equal = np.repeat(rng.normal(size=estimates.STRETCHES), 7)  # words next to each other alike
+    assert estimates.error_of_mean(equal) == pytest.approx(stats.sem(equal[::7]))
+    means, draws = estimates.means_of_stretches([equal, 2 * equal])
+    assert means == pytest.approx([equal.mean(), 2 * equal.mean()])
+    assert draws[:, 1] == pytest.approx(2 * draws[:, 0])  # drawn together
+    assert draws[:, 0].std() == pytest.approx(stats.sem(equal[::7]), rel=0.1)
+
+
+def test_an_interval_from_a_standard_error_is_students():
+    values = np.array([1.0, 2.0, 4.0, 5.5])
+    found = estimates.from_error(values.mean(), stats.sem(values), len(values), "so")
+    expected = estimates.over_seeds(values)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.basis == "so"

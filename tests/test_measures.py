@@ -10,6 +10,7 @@ import pytest
 from paperlib.estimates import LIMITED, NO_GAIN, ONE_RUN, Estimate
 from paperlib.reporting import measures, paper
 from paperlib.reporting.claims import declared, ledger
+from paperlib.reporting.stretches import perplexities_of_stretches
 from paperlib.settings import StreamTraining, load
 from paperlib.training import Progress
 
@@ -65,7 +66,7 @@ def test_perplexities_of_stretches():
     rng = np.random.default_rng(0)
     log_q = {"a": -rng.gamma(2, size=2003).astype(np.float32)}
     log_q["b"] = log_q["a"] - np.float32(0.1)
-    values, draws = measures.perplexities_of_stretches(log_q)
+    values, draws = perplexities_of_stretches(log_q)
     expected = np.exp(-np.mean(log_q["a"], dtype=np.float64))
     assert values["a"] == pytest.approx(expected)
     assert np.allclose(draws["b"] / draws["a"], math.exp(0.1), rtol=1e-5)  # paired
@@ -151,8 +152,15 @@ class Finetuning:
     def options(self):
         return ["discriminator"]
 
+    initial = None
+
     def finetuned(self, option="discriminator"):
         return self.run
+
+    def valid_parts(self, trained, option):
+        """No words differ from one another, and there is no divergence."""
+        at = 0 if trained is None else self.run.progress.best_epoch
+        return np.full(40, self.run.history[at]["loss"]), np.zeros(40)
 
 
 @pytest.mark.parametrize(
@@ -169,25 +177,34 @@ def test_the_first_epochs_share_is_one_of_a_whole_alone(perplexities, share, bas
     assert found.basis == basis
 
 
-def test_no_gain_has_no_share_under_dynamic_evaluation():
-    def share(static, dynamic):
-        study = SimpleNamespace(
-            name="study",
-            settings=SimpleNamespace(dynamic=True),
-            initial="initial",
-            finetuned=lambda: "finetuned",
-            perplexities=lambda model: dict.fromkeys(("valid", "test"), static[model]),
-            dynamic=lambda model: dict.fromkeys(("valid", "test"), dynamic[model]),
-        )
-        return measures.of_dynamic(study)["study.dynamic_share"]
+@pytest.mark.parametrize("knows", [True, False])
+def test_an_increase_of_both_has_the_interval_that_validation_left(knows):
+    """No weights are kept then; the loss, whose relative change is the smaller one, decides."""
+    study = Finetuning([60.0, 62.0, 63.0])
+    for entry in study.run.history:
+        if knows:
+            entry |= {"loss_error": 0.004, "cross_entropy_error": 0.1}
+    found = measures.of_finetuning(study)
+    one = found["study.discriminator.smaller_change"]
+    assert one.value == pytest.approx(math.log(62) / math.log(60) - 1)
+    assert found["study.discriminator.loss_change"].value == 0
+    verdict, _ = declared()["dropout_increases_both"].verdict(
+        one.value, one.low, one.high, one.basis
+    )
+    assert verdict == ("reproduced" if knows else "partly")
+    if knows:
+        margin = 1.984 * 0.004 / math.log(60)
+        assert one.high - one.value == pytest.approx(margin, rel=1e-3)
+        assert one.value - one.low == pytest.approx(margin, rel=1e-3)
+    else:
+        assert one.basis == ONE_RUN
 
-    dynamic = {"initial": 40.0, "finetuned": 39.0}
-    found = share({"initial": 60.0, "finetuned": 58.0}, dynamic)
-    assert found.value == pytest.approx(math.log(40 / 39) / math.log(60 / 58))
-    for finetuned in (60.0, 61.0):
-        found = share({"initial": 60.0, "finetuned": finetuned}, dynamic)
-        assert math.isnan(found.value)
-        assert found.basis == NO_GAIN
+
+def test_a_decrease_is_that_of_the_weights_that_were_kept():
+    found = measures.of_finetuning(Finetuning([60.0, 57.0, 58.0]))
+    one = found["study.discriminator.smaller_change"]
+    assert one.value == pytest.approx(57 / 60 - 1)
+    assert (one.low, one.high) == pytest.approx((one.value, one.value))  # all words alike
 
 
 def test_curves_are_compared_by_quotients():

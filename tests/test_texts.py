@@ -21,8 +21,8 @@ from paperlib.stream_tasks import (
     DiscriminatorStreams,
     FinetuningStreams,
     LanguageModelStreams,
-    streams_of,
 )
+from paperlib.stream_text import streams_of
 from paperlib.training import Trainer, TrainingError
 from paperlib.trigram import TrigramLanguage
 
@@ -125,12 +125,12 @@ def test_frozen_scalars_are_those_of_the_part(tmp_path, monkeypatch):
     *_, task = tasks(synthetic())
     for epoch in (0, 2):
         task.batches(epoch, 3)
-        q0, _ = task._frozen
+        q0 = task._frozen["q0"]
         words, target = task.train[:-1], task.train[1:]
         with torch.no_grad():
             encoded, _ = q0.encode(words, q0.start(3))
             expected = q0.log_q_of(encoded, target)
-        torch.testing.assert_close(task._log_q0, expected)
+        torch.testing.assert_close(task._cached[0], expected)
 
 
 def test_a_model_learns_from_shards(tmp_path, monkeypatch):

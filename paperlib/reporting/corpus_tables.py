@@ -1,8 +1,11 @@
 """Tables 2 and 3 beside the paper's numbers."""
 
+from collections.abc import Iterator, Mapping
+
 import pandas as pd
 
 from paperlib.corpus_study import CorpusStudy
+from paperlib.estimates import Estimate
 from paperlib.reporting import paper
 from paperlib.text_study import BEST
 
@@ -106,6 +109,65 @@ def table2_for_people(table: pd.DataFrame) -> pd.DataFrame:
         for _, row in table.iterrows()
     ]
     return pd.DataFrame(shown)
+
+
+CONTROL_NAMES = {
+    "initial": TABLE2_NAMES["initial"],
+    BEST: TABLE2_NAMES[BEST],
+    "cross_entropy": "Without dropout, cross-entropy alone (our control)",
+}
+
+CONTROL_COLUMNS = ("option", "valid_ppl", "test_ppl", "valid_change", "test_change")
+
+
+def control(study: CorpusStudy) -> pd.DataFrame:
+    """Fine-tuning with discriminator beside cross-entropy alone, which Table 2 has not.
+
+    Perplexities, and their changes from the initial model's. No rows where the control is not run.
+    """
+    rows = []
+    if study.has_control:
+        models = study.models()
+        start = study.perplexities(models["initial"])
+        for name in CONTROL_NAMES:
+            found = study.perplexities(models[name])
+            changes = (found[split] - start[split] for split in ("valid", "test"))
+            rows.append((name, found["valid"], found["test"], *changes))
+    return pd.DataFrame(rows, columns=CONTROL_COLUMNS)
+
+
+def control_for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`control` with titles; one row that says so where it is not run."""
+    titles = ("Fine-tuning option", "Val. ppl.", "Test ppl.", "Change, val.", "Change, test")
+    if table.empty:
+        return pd.DataFrame([dict.fromkeys(titles, NOT_RUN)])
+    forms = ("{:.2f}", "{:.2f}", "{:+.2f}", "{:+.2f}")
+    shown = {titles[0]: table["option"].map(CONTROL_NAMES)}
+    for column, title, form in zip(CONTROL_COLUMNS[1:], titles[1:], forms, strict=True):
+        shown[title] = table[column].map(form.format)
+    return pd.DataFrame(shown)
+
+
+def control_answer(name: str, found: Mapping[str, Estimate]) -> Iterator[str]:
+    """What of the gain is the discriminator's, a sentence for each text, from
+    :func:`paperlib.reporting.measures.of_text` of the experiment ``name``."""
+    for split, title in (("valid", "Validation"), ("test", "Test")):
+
+        def of(step: str, split=split) -> Estimate | None:
+            return found.get(f"{name}.{step}.{split}_ppl")
+
+        more, gain = of(f"cross_entropy-{BEST}"), of(f"{BEST}-initial")
+        if more is None:
+            yield f"{title}: cross-entropy alone is {NOT_RUN}."
+            continue
+        says = "higher than" if more.low > 0 else "lower than"
+        if more.low <= 0 <= more.high:
+            says = "not distinguishably from"
+        yield (
+            f"{title} perplexity changes by {gain.value:+.2f} with discriminator, and by "
+            f"{of('cross_entropy-initial').value:+.2f} by cross-entropy alone, which ends {says} "
+            f"it: {more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})."
+        )
 
 
 def table3(studies: dict[str, CorpusStudy]) -> pd.DataFrame:

@@ -16,30 +16,35 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from paperlib import notebooks
-from paperlib.corpus_study import CorpusStudy
 from paperlib.estimates import (
     LIMITED,
     NO_GAIN,
     ONE_RUN,
+    STRETCHES,
     Estimate,
     estimate,
+    from_error,
     interval,
+    means_of_stretches,
     over_seeds,
     resampled_sums,
 )
 from paperlib.large_study import LargeStudy
+from paperlib.reporting.stretches import (
+    STRETCHED,
+    T_STRETCHED,
+    perplexities_of_stretches,
+    steps_of_split,
+    stretched,
+)
 from paperlib.reporting.tables import TABLE1_COLUMNS, TABLE1_STEPS, save_table
 from paperlib.settings import Experiment, Profile, StreamTraining, Synthetic, load
+from paperlib.stages import Trained
 from paperlib.synthetic import SyntheticStudy
 from paperlib.text_study import BEST, TextStudy
 from paperlib.training import Progress
 
 SENTENCES = "test sentences"
-STRETCHES = 100
-"""Stretches that a text is cut into for the bootstrap: words next to each other go together."""
-
-STRETCHED = "bootstrap over stretches of the text"
-
 ORDER = ("true", "initial_ftd", "initial", "perturbed_ftd", "perturbed")
 """The rows of Table 1 by the paper's test perplexity, from the best."""
 
@@ -226,7 +231,7 @@ def of_discriminator(study: TextStudy) -> dict[str, Estimate]:
     """Best validation D − log 4 (nats), by stretches of the text, and the epoch that reached it; of
     section 4.3, the part."""
     run = study.discriminator.progress
-    means, resampled = _means_of_stretches([study.discriminator_losses()])
+    means, resampled = means_of_stretches([study.discriminator_losses()])
     below = means[0] - math.log(4), *interval(resampled[:, 0] - math.log(4))
     length = _epochs(run, study.settings.discriminator, _parts_an_epoch(study))
     return {
@@ -236,41 +241,82 @@ def of_discriminator(study: TextStudy) -> dict[str, Estimate]:
 
 
 def of_finetuning(study: TextStudy) -> dict[str, Estimate]:
-    """Epoch by epoch, for each option of Table 2: what its own fine-tuning minimises.
+    """For each option of Table 2: what its own fine-tuning minimises, by stretches of the text.
 
     ``…_change`` is from the option's own start to its best epoch (nats). ``smaller_change`` is the
     relative change of loss or perplexity to the best of the epochs, whichever is the better: above
     0 where both increase. ``first_epoch`` is the first epoch's share of the decrease in perplexity,
     where there is any; of a training that its limit ended, it is no share of the whole.
     """
-    start = study.finetuned().history[0]
-    found = {f"initial.{name}": start[name] for name in ("loss", "reverse_kl")}
-    training, others = study.settings.finetuning, {}
+    found, training = {}, study.settings.finetuning
     for option in study.options():
         run = study.finetuned(option)
         before, after = run.history[0], run.history[1:]
-        best = run.history[run.progress.best_epoch]
-        changes = [
-            min(epoch[name] for epoch in after) / before[name] - 1
-            for name in ("loss", "perplexity")
-        ]
-        gain = before["perplexity"] - best["perplexity"]
+        gain = before["perplexity"] - run.history[run.progress.best_epoch]["perplexity"]
         first = Estimate.single(math.nan, NO_GAIN)
         if gain > 0:
             share = (before["perplexity"] - after[0]["perplexity"]) / gain
             first = Estimate.single(share, LIMITED if _limited(run.progress, training) else ONE_RUN)
+        values, resampled = _before_and_after(study, option)
         for name in ("loss", "reverse_kl"):
-            found |= {
-                f"{option}.{name}": best[name],
-                f"{option}.{name}_change": best[name] - before[name],
+            at = {
+                f"{option}.{name}": lambda row, n=name: row[f"after.{n}"],
+                f"{option}.{name}_change": lambda row, n=name: (
+                    row[f"after.{n}"] - row[f"before.{n}"]
+                ),
             }
-        found[f"{option}.smaller_change"] = min(changes)
-        others |= {
+            if option == BEST:
+                at[f"initial.{name}"] = lambda row, n=name: row[f"before.{n}"]
+            found |= {what: stretched(of, values, resampled) for what, of in at.items()}
+        found |= {
+            f"{option}.smaller_change": _smaller_change(run, values, resampled),
             f"{option}.first_epoch": first,
             f"{option}.finetuning_epochs": _epochs(run.progress, training, _parts_an_epoch(study)),
         }
-    singles = {name: Estimate.single(value) for name, value in found.items()}
-    return {f"{study.name}.{name}": one for name, one in (singles | others).items()}
+    return {f"{study.name}.{name}": one for name, one in found.items()}
+
+
+def _before_and_after(study: TextStudy, option: str) -> tuple[dict, dict]:
+    """Means over the validation text at the start of an option and with the weights that it kept:
+    ``before.loss``, …, and ``(R,)`` of them each from stretches drawn with replacement."""
+    arrays = {}
+    for when, model in (("before", study.initial), ("after", study.finetuned(option))):
+        cross_entropy, reverse_kl = study.valid_parts(model, option)
+        arrays |= {f"{when}.cross_entropy": cross_entropy, f"{when}.reverse_kl": reverse_kl}
+        arrays[f"{when}.loss"] = cross_entropy + reverse_kl
+    means, draws = means_of_stretches(list(arrays.values()))
+    return dict(zip(arrays, means, strict=True)), dict(zip(arrays, draws.T, strict=True))
+
+
+def _smaller_change(run: Trained, values: dict, resampled: dict) -> Estimate:
+    """Of the weights that were kept by bootstrap; of other epochs from the standard errors of their
+    changes, and without an interval where an earlier version trained them."""
+    before, names = run.history[0], ("loss", "perplexity")
+    best, name, entry = min(
+        (
+            (entry[name] / before[name] - 1, name, entry)
+            for entry in run.history[1:]
+            for name in names
+        ),
+        key=lambda change: change[0],
+    )
+    if entry is run.history[run.progress.best_epoch]:
+        return stretched(
+            lambda row: (
+                np.minimum(
+                    row["after.loss"] / row["before.loss"],
+                    np.exp(row["after.cross_entropy"] - row["before.cross_entropy"]),
+                )
+                - 1
+            ),
+            values,
+            resampled,
+        )
+    error = entry.get("loss_error" if name == "loss" else "cross_entropy_error")
+    if error is None:
+        return Estimate.single(best)
+    relative = error / before["loss"] if name == "loss" else error * (1 + best)
+    return from_error(best, relative, STRETCHES, T_STRETCHED)
 
 
 def _limited(run: Progress, training: StreamTraining) -> bool:
@@ -297,89 +343,13 @@ def _parts_an_epoch(study: TextStudy) -> int:
 def of_text(study: TextStudy) -> dict[str, Estimate]:
     """Perplexities of an experiment and what fine-tuning changes, by stretches of the text.
 
-    ``name.model.split_ppl`` and ``name.after-before.split_ppl``: each option of Table 2, and in
-    section 4.3 cross-entropy alone, against the initial model, and against the option that the
-    paper takes.
+    ``name.model.split_ppl`` and ``name.after-before.split_ppl``: each option of Table 2, and
+    cross-entropy alone where that is run, against the initial model, and against the option that
+    the paper takes.
     """
-    models = {"initial": study.initial}
-    models |= {option: study.finetuned(option) for option in study.options()}
-    if isinstance(study, LargeStudy):
-        models["cross_entropy"] = study.cross_entropy
-    found = {}
+    models, found = study.models(), {}
     for split in ("valid", "test"):
         rows = {name: study.token_log_probs(model)[split] for name, model in models.items()}
         values, resampled = perplexities_of_stretches(rows)
-        found |= _of_split(study.name, f"{split}_ppl", values, resampled)
-    return found
-
-
-def of_dynamic(study: CorpusStudy) -> dict[str, Estimate]:
-    """Perplexities under dynamic evaluation and what it changes, and ``dynamic_share``.
-
-    ``finetuned_dynamic-finetuned`` is dynamic less static evaluation, and
-    ``finetuned_dynamic-initial_dynamic`` the fine-tuned less the initial model. The share is what
-    dynamic evaluation leaves of fine-tuning's gain in log perplexity on the test text, where there
-    is any. Nothing where the profile does not run it.
-    """
-    if study.settings.dynamic is None:
-        return {}
-    models = {"initial": study.initial, "finetuned": study.finetuned()}
-    static = {name: study.perplexities(model) for name, model in models.items()}
-    dynamic = {name: study.dynamic(model) for name, model in models.items()}
-    tuned, found = dynamic["finetuned"], {}
-    for split in ("valid", "test"):
-        found |= {
-            f"finetuned_dynamic.{split}_ppl": tuned[split],
-            f"finetuned_dynamic-finetuned.{split}_ppl": tuned[split] - static["finetuned"][split],
-            f"finetuned_dynamic-initial_dynamic.{split}_ppl": tuned[split]
-            - dynamic["initial"][split],
-        }
-    gains = [math.log(of["initial"]["test"] / of["finetuned"]["test"]) for of in (dynamic, static)]
-    measured = {name: Estimate.single(value) for name, value in found.items()}
-    measured["dynamic_share"] = Estimate.single(math.nan, NO_GAIN)
-    if gains[1] > 0:
-        measured["dynamic_share"] = Estimate.single(gains[0] / gains[1])
-    return {f"{study.name}.{name}": one for name, one in measured.items()}
-
-
-def perplexities_of_stretches(log_q: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
-    """Perplexities by name, and ``(R,)`` of them each from stretches drawn with replacement.
-
-    ``log_q`` has ``(N,)`` log-probabilities of the same tokens under each name.
-    """
-    values, draws = (np.exp(-means) for means in _means_of_stretches(list(log_q.values())))
-    return dict(zip(log_q, values, strict=True)), dict(zip(log_q, draws.T, strict=True))
-
-
-def _means_of_stretches(values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Means ``(K,)`` of K numbers a token, each ``(N,)``, and ``(R, K)`` from stretches drawn with
-    replacement."""
-    size = len(values[0])
-    edges = np.linspace(0, size, min(STRETCHES, size) + 1).astype(int)
-    sums = np.stack(
-        [np.add.reduceat(value.astype(np.float64), edges[:-1]) for value in values]
-        + [np.diff(edges).astype(np.float64)],
-        axis=-1,
-    )
-    means, draws = (
-        totals[..., :-1] / totals[..., -1:] for totals in (sums.sum(axis=0), resampled_sums(sums))
-    )
-    return means, draws
-
-
-def _of_split(prefix: str, what: str, values: dict, resampled: dict) -> dict[str, Estimate]:
-    def of(measure: Callable[[dict], float]) -> Estimate:
-        return Estimate(float(measure(values)), *interval(measure(resampled)), STRETCHED)
-
-    found = {f"{prefix}.{name}.{what}": of(lambda row, n=name: row[n]) for name in values}
-    options = [name for name in values if name != "initial"]
-    found |= {
-        f"{prefix}.{name}-initial.{what}": of(lambda row, n=name: row[n] - row["initial"])
-        for name in options
-    }
-    found |= {
-        f"{prefix}.{name}-{BEST}.{what}": of(lambda row, n=name: row[n] - row[BEST])
-        for name in options
-        if name != BEST
-    }
+        found |= steps_of_split(study.name, f"{split}_ppl", values, resampled)
     return found

@@ -33,6 +33,8 @@ RESULTS = {
     "ptb_training": "Training on Penn Treebank",
     "figure3": "Figure 3: discriminator training",
     "table2": "",
+    "table2_control": "",
+    "ptb_search": "",
     "table3": "",
     "dynamic_evaluation": "",
     "large_scale": "",
