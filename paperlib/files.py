@@ -1,11 +1,16 @@
-"""Files that are written whole or not at all; for processes that do without PyTorch, too."""
+"""Files that are written whole or not at all.
+
+For processes that do without PyTorch too, and for what has to work before anything is installed.
+"""
 
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class CheckpointError(RuntimeError):
@@ -23,14 +28,20 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value) -> None:
-    """Write ``value`` as JSON, atomically."""
-    text = json.dumps(value, indent=1) + "\n"
+def write_text(path: Path, text: str) -> None:
+    """Write ``text``, atomically."""
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
+def write_json(path: Path, value) -> None:
+    """Write ``value`` as JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def save_array(path: Path, array: "np.ndarray") -> None:
     """``np.save`` to a path of any name."""
+    import numpy as np
+
     with path.open("wb") as file:  # by its name, NumPy would add an ending
         np.save(file, array)
 

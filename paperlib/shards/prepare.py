@@ -26,7 +26,7 @@ from filelock import FileLock
 from pydantic import Field, model_validator
 
 from paperlib import paths
-from paperlib.files import load_json, write_atomically, write_json
+from paperlib.files import load_json, save_array, write_atomically, write_json, write_text
 from paperlib.lifetime import end_with
 from paperlib.progress import bar
 from paperlib.settings import Count, Settings
@@ -144,10 +144,7 @@ class _Preparation:
         if len(listed) < 3:
             raise TextError(f"the training documents in {self.folder} have no words")
         self.vocabulary = words.Vocabulary(listed)
-        text = "\n".join(listed) + "\n"
-        write_atomically(
-            self.made / "vocabulary.txt", lambda file: file.write_text(text, encoding="utf-8")
-        )
+        write_text(self.made / "vocabulary.txt", "\n".join(listed) + "\n")
         self._over("writing ids", "_encode", whole)
         parts = [load_json(self._record("parts", number)) for number in whole]
         write_json(
@@ -253,7 +250,7 @@ class _Preparation:
             return
         name = SPLITS[split]
         file = f"{name}/{number:06d}-{len(entries[name]):04d}.npy"
-        write_atomically(self.made / file, lambda path: _save(path, tokens))
+        write_atomically(self.made / file, lambda path: save_array(path, tokens))
         checksum = hashlib.sha256(tokens.astype("<u4").tobytes()).hexdigest()
         entries[name].append({"file": file, "tokens": len(tokens), "sha256": checksum})
 
@@ -360,8 +357,3 @@ def _in_rows(some: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
 def _state(path: Path) -> list[int]:
     state = path.stat()
     return [state.st_size, state.st_mtime_ns]
-
-
-def _save(path: Path, tokens: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, tokens)
