@@ -46,16 +46,15 @@ def save_array(path: Path, array: "np.ndarray") -> None:
         np.save(file, array)
 
 
-def load_json(path: Path):
+def load_json(path: Path, advice: str = ""):
     """Read JSON; :class:`CheckpointError` names a file that is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, error, advice) from None
 
 
-def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """What to raise when ``error`` came of reading ``path``."""
-    return CheckpointError(
-        f"{path} cannot be read ({type(error).__name__}); delete its folder to compute it again"
-    )
+def unreadable(path: Path, error: Exception, advice: str = "") -> CheckpointError:
+    """What to raise when ``error`` came of reading ``path``; ``advice`` says what to do."""
+    why = f"{path} cannot be read ({type(error).__name__})"
+    return CheckpointError(f"{why}; {advice}" if advice else why)

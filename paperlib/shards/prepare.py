@@ -26,7 +26,14 @@ from filelock import FileLock
 from pydantic import Field, model_validator
 
 from paperlib import paths
-from paperlib.files import load_json, save_array, write_atomically, write_json, write_text
+from paperlib.files import (
+    CheckpointError,
+    load_json,
+    save_array,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from paperlib.lifetime import end_with
 from paperlib.progress import bar
 from paperlib.settings import Count, Settings
@@ -106,7 +113,11 @@ def prepare(folder: Path, settings: TextSettings, processes: int | None = None) 
         if not (made / "index.json").is_file():
             for unfinished in made.rglob(".*.tmp"):  # of a process that was killed
                 unfinished.unlink()
-            _Preparation(folder, files, settings, made, processes or cores(), left_out).run()
+            number = processes or cores()
+            try:
+                _Preparation(folder, files, settings, made, number, left_out).run()
+            except CheckpointError as error:
+                raise TextError(f"{error}; delete {made} to prepare the text again") from None
     return Shards(made)
 
 
