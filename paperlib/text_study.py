@@ -10,11 +10,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from paperlib import hardware, stages
-from paperlib.checkpoints import save
+from paperlib.checkpoints import load_arrays, save
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
@@ -165,7 +164,7 @@ class TextStudy:
         folder = stages.once(
             f"{self.kind}_log_q", self._data_key | {"model": trained.address}, compute
         )
-        return load_file(folder / "log_q.safetensors")
+        return load_arrays(folder / "log_q.safetensors")
 
     def discriminator_losses(self) -> np.ndarray:
         """D of eq. (6) at every validation token, ``(N,)`` float32, nats."""
@@ -178,7 +177,7 @@ class TextStudy:
 
         key = {"q0": self.initial.address, "discriminator": self.discriminator.address}
         folder = stages.once(f"{self.kind}_d", self._data_key | key, compute)
-        return load_file(folder / "d.safetensors")["d"]
+        return load_arrays(folder / "d.safetensors")["d"]
 
     # Parts
 
