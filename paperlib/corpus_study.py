@@ -5,8 +5,9 @@ Every step is a method that trains or finds its result.
 
 from pathlib import Path
 
-from paperlib import corpora, settings, stages
+from paperlib import corpora, paths, settings, stages
 from paperlib.checkpoints import load_json, save_json
+from paperlib.corpora.known import KNOWN
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.stages import Trained
@@ -21,7 +22,10 @@ class CorpusStudy(TextStudy):
 
     def __init__(self, profile: settings.Profile, name: str, seed: int = 0):
         own = profile.corpora[name]
-        corpus = corpora.load(own.corpus, embedded_instead=profile.embedded_instead)
+        corpus = own.corpus
+        if corpus not in (*KNOWN, "embedded"):
+            corpus = str(paths.in_project(corpus))
+        corpus = corpora.load(corpus, embedded_instead=profile.embedded_instead)
         self.corpus = corpus.head(**own.first.model_dump())
         _check_length(self.corpus, own)
         key = {"corpus": self.corpus.checksums, "first": own.first.model_dump()}

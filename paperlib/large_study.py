@@ -180,10 +180,7 @@ class LargeStudy(TextStudy):
 def _shards(own: settings.LargeScale) -> tuple[Shards | None, str]:
     """The shards that the settings name, if any, and what they are of."""
     if own.shards is not None:
-        # Notebooks work in another folder than the rest.
-        address = own.shards
-        if "://" not in address:
-            address = paths.PROJECT / Path(address).expanduser()
+        address = own.shards if "://" in own.shards else paths.in_project(own.shards)
         return Shards(address), f"text of the shards {own.shards.rstrip('/').split('/')[-1]}"
     folder = corpora.find(own.folder) if own.folder else None
     if folder is None:
