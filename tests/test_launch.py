@@ -282,12 +282,38 @@ def test_text_that_was_put_there_is_told_from_a_download(tmp_path, monkeypatch):
     assert before.startswith(str(folder))
     os.utime(folder / "train.txt", (1, 1))
     assert text_there_is("ptb") != before
+    alone = text_there_is("ptb")
+    known = {alone}
+    (folder / "valid.txt").write_text("two\n", encoding="utf-8")
+    known.add(text_there_is("ptb"))
+    # Older texts in its place, of another size or not, as a copy that keeps times puts them there.
+    for text, time_of_change in (("three\n", 1), ("other\n", 2)):
+        (folder / "valid.txt").write_text(text, encoding="utf-8")
+        os.utime(folder / "valid.txt", (time_of_change, time_of_change))
+        known.add(text_there_is("ptb"))
+    (folder / "valid.txt").rename(folder / "test.txt")
+    known.add(text_there_is("ptb"))
+    assert len(known) == 5
+    (folder / ".#test.txt").symlink_to("nothing")
+    assert text_there_is("ptb") in known
+    (folder / "test.txt").unlink()
+    assert text_there_is("ptb") == alone
     (folder / paths.DOWNLOADED).touch()
     assert text_there_is("ptb") == ""
     given = tmp_path / "given" / "ptb"
     given.mkdir(parents=True)
     monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "given"))
     assert text_there_is("ptb").startswith(str(given))
+
+
+def test_a_text_in_the_project_is_watched_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    monkeypatch.delenv("PAPERLIB_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert text_there_is("my_texts") == text_there_is("~/my_texts") == ""
+    (tmp_path / "my_texts").mkdir()
+    for name in ("my_texts", "~/my_texts"):
+        assert text_there_is(name).startswith(f"{tmp_path / 'my_texts'}, ")
 
 
 def test_lists():

@@ -30,6 +30,7 @@ from paperlib.files import (
     CheckpointError,
     load_json,
     save_array,
+    state,
     write_atomically,
     write_json,
     write_text,
@@ -103,7 +104,7 @@ def prepare(folder: Path, settings: TextSettings, processes: int | None = None) 
     """
     unreadable: dict[Path, str] | None = {} if settings.damaged == "skip" else None
     files = text_files(folder, unreadable)
-    known = {str(path.relative_to(folder)): _state(path) for path in files}
+    known = {str(path.relative_to(folder)): state(path) for path in files}
     left_out = {str(path.relative_to(folder)): why for path, why in (unreadable or {}).items()}
     key = {"version": VERSION, "settings": settings.model_dump(), "files": known}
     text = json.dumps(key | {"left_out": sorted(left_out)}, sort_keys=True)
@@ -363,8 +364,3 @@ def _in_rows(some: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
             row, room = [], size
     if row:
         yield row
-
-
-def _state(path: Path) -> list[int]:
-    state = path.stat()
-    return [state.st_size, state.st_mtime_ns]
