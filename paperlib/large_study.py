@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from paperlib import corpora, distributed, paths, settings, stages
+from paperlib import corpora, distributed, paths, settings, stages, threads
 from paperlib.checkpoints import save
 from paperlib.divergences import kl
 from paperlib.estimates import interval_of_mean
@@ -188,8 +188,10 @@ def _shards(own: settings.LargeScale) -> tuple[Shards | None, str]:
     options = TextSettings(
         vocabulary=own.words, part_bytes=own.part_bytes, valid=own.held_out, test=own.held_out
     )
+    # The others of this machine wait meanwhile.
+    number = threads.allowed() * distributed.size_here()
     with distributed.first_goes_first():
-        return prepare(folder, options), f"text of the folder {folder.name}"
+        return prepare(folder, options, number), f"text of the folder {folder.name}"
 
 
 def run_large(profile: settings.Profile) -> dict:
