@@ -40,11 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(**options) -> int:
     """Run the notebooks of a profile, in order; what is done and unchanged is not done again."""
-    from paperlib import launch
+    from paperlib import launch, settings
 
-    _named_profile(options["profile"] or "quick", options["seeds"], options["experiments"])
+    if options["profile"]:
+        _named_profile(options["profile"], options["seeds"], options["experiments"])
     try:
         return launch.launch(**options)
+    except settings.SettingsError as error:  # of the profile that suits the machine
+        raise UsageError(f"{error}.") from None
     except launch.LaunchError as error:
         print(error, file=sys.stderr)
         return 1

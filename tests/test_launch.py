@@ -10,7 +10,8 @@ import time
 import pytest
 from conftest import launch_job, write_cell
 
-from paperlib import paths
+from paperlib import launch as launcher
+from paperlib import paths, settings
 from paperlib.cli import main
 from paperlib.launch import choose_profile, text_there_is
 
@@ -193,6 +194,27 @@ def test_profile_by_the_hardware(monkeypatch, tool, code, choice):
     monkeypatch.setattr(shutil, "which", lambda _: tool)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     assert choose_profile() == choice
+
+
+@pytest.mark.parametrize(
+    ("experiments", "code", "message"),
+    [
+        ("doc_wikitext2", 130, "Profile paper (there is a GPU): "),
+        ("doc_ptb,doc", 2, "profile paper has no experiment 'doc'; it has "),
+    ],
+)
+def test_options_are_looked_up_in_the_profile_that_is_run(
+    experiments, code, message, fake_project, monkeypatch, capsys
+):
+    assert "doc_wikitext2" not in settings.load("quick").corpora
+    fake_project.declare("[00_first]")
+    monkeypatch.setattr(paths, "PROJECT", fake_project.folder)
+    monkeypatch.setattr(launcher, "choose_profile", lambda: ("paper", "there is a GPU"))
+    monkeypatch.setattr(launcher, "_watch", lambda *_: 130)
+    assert main(["run", "--experiments", experiments]) == code
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert said.count("\n") == (2 if code == 130 else 1)
 
 
 def paperlib(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
