@@ -1,6 +1,7 @@
 """What the parts of the job share: how they end, and the last words that they leave."""
 
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -36,6 +37,20 @@ def in_processes(
             return 1
         return fail(str(error), report)
     return 0
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that could not be written, before hours are spent on what belongs in it."""
+    if path.is_dir():
+        raise UsageError(f"{path} cannot be written: it is a folder.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except FileExistsError:
+        raise UsageError(f"{path} cannot be written: {path.parent} is no folder.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:

@@ -11,7 +11,7 @@ import pytest
 from conftest import launch_job, write_cell
 
 from paperlib import launch as launcher
-from paperlib import paths, settings
+from paperlib import paths, processes, settings
 from paperlib.cli import main
 from paperlib.launch import choose_profile, text_there_is
 
@@ -268,9 +268,40 @@ def test_training_that_fails_leaves_a_report(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("synthetic", ("--seed", "0")),
+        ("experiment", ("--name", "mos_ptb")),
+        ("beyond", ()),
+        ("large", ("--processes", "2")),
+        ("throughput", ()),
+    ],
+)
+def test_a_place_for_results_that_is_none_is_noticed_before_the_work(
+    command, options, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(processes, "run", None)
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    runs = tmp_path / "runs"
+    monkeypatch.setenv("PAPERLIB_RUNS", str(runs))
+    for output, why in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "file" / "x.json", f"{tmp_path / 'file'} is no folder"),
+        (tmp_path / "file" / "below" / "x.json", "Not a directory"),
+    ):
+        assert main([command, "--profile", "smoke", *options, "--output", str(output)]) == 2
+        assert capsys.readouterr().err.splitlines() == [f"{output} cannot be written: {why}."]
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("synthetic", "--profile", "smoke", "--output", "x", "--seed=-1"), "'-1' is no number"),
+        (
+            ("synthetic", "--profile", "smoke", "--output", "x", "--seed", "9" * 20),
+            f"'{'9' * 20}' is no number from 0 to 4294967295\n",
+        ),
         (("run", "--profile", "smoke", "--cores", "0"), "'0' is no number from 1 on"),
     ],
 )
