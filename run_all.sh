@@ -209,8 +209,9 @@ set_up() {
     mkdir -p runs
     : >runs/setup.log
     say "Setting up .venv with $("$base" --version): once, 2 to 10 minutes by the network."
+    mkdir -p .venv
+    touch .venv/unfinished # before there is anything that an interruption could leave
     [[ -x .venv/bin/python ]] || "$base" -m venv .venv
-    touch .venv/unfinished
     rm -f .venv/stamp
     local python=.venv/bin/python
     "$python" -m pip install --disable-pip-version-check --progress-bar off \

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from paperlib import hardware, paths
+from paperlib import hardware, paths, threads
 
 PRECISIONS = (False, True) if hardware.precision("auto") == "mixed" else (False,)
 """Whether products are rounded: both ways where the hardware gains from it."""
@@ -131,6 +131,7 @@ def use_threads(number: int) -> None:
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])
+    os.environ |= threads.settings(number)
     torch.set_num_threads(number)
 
 

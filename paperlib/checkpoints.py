@@ -4,16 +4,19 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_file_of_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paperlib import distributed
-from paperlib.files import CheckpointError, load_json, unreadable, write_atomically
+from paperlib import distributed, files, paths
+from paperlib.files import CheckpointError, write_atomically
 
 __all__ = [
     "CheckpointError",
+    "load_arrays",
     "load_json",
     "load_state",
     "load_weights",
@@ -38,6 +41,11 @@ def save_json(path: Path, value) -> None:
     save(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
+def load_json(path: Path):
+    """Read JSON; :class:`CheckpointError` names a file that is missing or damaged."""
+    return files.load_json(path, _advice(path))
+
+
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write the weights of ``model`` as safetensors, atomically."""
     # Copies, as the format has no tensors that share memory, such as tied embeddings.
@@ -54,7 +62,7 @@ def load_weights(path: Path, model: nn.Module) -> nn.Module:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise unreadable(path, error) from None
+        raise _unreadable(path, error) from None
     put_weights(model, tensors, path)
     return model
 
@@ -83,4 +91,24 @@ def load_state(path: Path, device: torch.device) -> dict:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a cut file surfaces as one of many kinds of error
-        raise unreadable(path, error) from None
+        raise _unreadable(path, error) from None
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a safetensors file, by name.
+
+    Raises :class:`CheckpointError` for a file that is missing or damaged.
+    """
+    try:
+        return load_file_of_arrays(path)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return files.unreadable(path, error, _advice(path))
+
+
+def _advice(path: Path) -> str:
+    # Nothing else can be computed again: neither results that are committed, nor one's own weights.
+    return "delete its folder to compute it again" if path.is_relative_to(paths.runs()) else ""

@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 from paperlib import notebooks, paths
-from paperlib.jobs import INTERRUPTED, fail, in_processes, job
+from paperlib.jobs import INTERRUPTED, check_output, fail, in_processes, job
 from paperlib.notebooks import NotebookError, UsageError
+
+LARGEST_SEED = 2**32 - 1
+"""PyTorch's generators take some more, but not any number."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     # A scheduler's way to end a job is an interruption too: results are put back in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if "output" in options:
+            check_output(options["output"])
         return command(**options)
     except UsageError as error:
         print(error, file=sys.stderr)
@@ -40,11 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(**options) -> int:
     """Run the notebooks of a profile, in order; what is done and unchanged is not done again."""
-    from paperlib import launch
+    from paperlib import launch, settings
 
-    _named_profile(options["profile"] or "quick", options["seeds"], options["experiments"])
+    if options["profile"]:
+        _named_profile(options["profile"], options["seeds"], options["experiments"])
     try:
         return launch.launch(**options)
+    except settings.SettingsError as error:  # of the profile that suits the machine
+        raise UsageError(f"{error}.") from None
     except launch.LaunchError as error:
         print(error, file=sys.stderr)
         return 1
@@ -273,8 +281,8 @@ def _number(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {LARGEST_SEED}")
     return int(text)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from paperlib import corpora, settings, stages
-from paperlib.checkpoints import load_json, save, save_json
+from paperlib import corpora, paths, settings, stages
+from paperlib.checkpoints import load_arrays, load_json, save, save_json
+from paperlib.corpora.known import KNOWN
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.stages import Trained
@@ -35,7 +35,10 @@ class CorpusStudy(TextStudy):
 
     def __init__(self, profile: settings.Profile, name: str, seed: int = 0):
         own = profile.corpora[name]
-        corpus = corpora.load(own.corpus, embedded_instead=profile.embedded_instead)
+        corpus = own.corpus
+        if corpus not in (*KNOWN, "embedded"):
+            corpus = str(paths.in_project(corpus))
+        corpus = corpora.load(corpus, embedded_instead=profile.embedded_instead)
         self.corpus = corpus.head(**own.first.model_dump())
         _check_length(self.corpus, own)
         key = {"corpus": self.corpus.checksums, "first": own.first.model_dump()}
@@ -97,7 +100,7 @@ class CorpusStudy(TextStudy):
         folder = self._dynamic_folder(trained)
         if folder is None or not (folder / DYNAMIC_LOG_Q).is_file():
             return None
-        return load_file(folder / DYNAMIC_LOG_Q)
+        return load_arrays(folder / DYNAMIC_LOG_Q)
 
     def _dynamic_folder(self, trained: Trained) -> Path | None:
         search = self.settings.dynamic

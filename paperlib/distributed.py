@@ -84,6 +84,11 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def size_here() -> int:
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def share(number: int) -> slice:
     """Which of ``number`` things in a row are this process's."""
     return slice(rank() * number // size(), (rank() + 1) * number // size())

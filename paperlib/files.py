@@ -1,15 +1,26 @@
-"""Files that are written whole or not at all; for processes that do without PyTorch, too."""
+"""Files that are written whole or not at all.
+
+For processes that do without PyTorch too, and for what has to work before anything is installed.
+"""
 
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read; the message is one sentence for the user."""
+
+
+def state(path: Path) -> list[int]:
+    """Size and time of change (ns): what tells a file from another one of its name."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -23,28 +34,33 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value) -> None:
-    """Write ``value`` as JSON, atomically."""
-    text = json.dumps(value, indent=1) + "\n"
+def write_text(path: Path, text: str) -> None:
+    """Write ``text``, atomically."""
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
+def write_json(path: Path, value) -> None:
+    """Write ``value`` as JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def save_array(path: Path, array: "np.ndarray") -> None:
     """``np.save`` to a path of any name."""
+    import numpy as np
+
     with path.open("wb") as file:  # by its name, NumPy would add an ending
         np.save(file, array)
 
 
-def load_json(path: Path):
+def load_json(path: Path, advice: str = ""):
     """Read JSON; :class:`CheckpointError` names a file that is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, error, advice) from None
 
 
-def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """What to raise when ``error`` came of reading ``path``."""
-    return CheckpointError(
-        f"{path} cannot be read ({type(error).__name__}); delete its folder to compute it again"
-    )
+def unreadable(path: Path, error: Exception, advice: str = "") -> CheckpointError:
+    """What to raise when ``error`` came of reading ``path``; ``advice`` says what to do."""
+    why = f"{path} cannot be read ({type(error).__name__})"
+    return CheckpointError(f"{why}; {advice}" if advice else why)

@@ -1,13 +1,13 @@
 """What the parts of the job share: how they end, and the last words that they leave."""
 
-import json
-import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from paperlib.files import write_json, write_text
 from paperlib.notebooks import FOR_USERS, UsageError
 
 INTERRUPTED = 130
@@ -39,6 +39,20 @@ def in_processes(
     return 0
 
 
+def check_output(path: Path) -> None:
+    """Refuse a file that could not be written, before hours are spent on what belongs in it."""
+    if path.is_dir():
+        raise UsageError(f"{path} cannot be written: it is a folder.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except FileExistsError:
+        raise UsageError(f"{path} cannot be written: {path.parent} is no folder.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+
+
 def job(what: str, compute: Callable[[], dict | None], output: Path, report: Path | None) -> int:
     """Write what ``compute`` returns to ``output``, or why it failed; returns the exit code."""
     from paperlib.distributed import Reported
@@ -55,22 +69,14 @@ def job(what: str, compute: Callable[[], dict | None], output: Path, report: Pat
         traceback.print_exc()
         return fail(f"{what} failed.\n{type(error).__name__}: {error}", report)
     if result is not None:  # of several processes, only the first one has something to write
-        write(output, json.dumps(result, indent=1) + "\n")
+        write_json(output, result)
     return 0
 
 
 def fail(message: str, report: Path | None) -> int:
     """Put ``message`` into the file ``report``, for whoever waits for it, or on the screen."""
     if report:
-        write(report, message + "\n")
+        write_text(report, message + "\n")
     else:
         print(message, file=sys.stderr)
     return 1
-
-
-def write(path: Path, text: str) -> None:
-    """Put ``text`` into a file, all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from paperlib import corpora, distributed, paths, settings, stages
+from paperlib import corpora, distributed, paths, settings, stages, threads
 from paperlib.checkpoints import save
 from paperlib.divergences import kl
 from paperlib.estimates import interval_of_mean
@@ -164,10 +164,7 @@ class LargeStudy(TextStudy):
 def _shards(own: settings.LargeScale) -> tuple[Shards | None, str]:
     """The shards that the settings name, if any, and what they are of."""
     if own.shards is not None:
-        # Notebooks work in another folder than the rest.
-        address = own.shards
-        if "://" not in address:
-            address = paths.PROJECT / Path(address).expanduser()
+        address = own.shards if "://" in own.shards else paths.in_project(own.shards)
         return Shards(address), f"text of the shards {own.shards.rstrip('/').split('/')[-1]}"
     folder = corpora.find(own.folder) if own.folder else None
     if folder is None:
@@ -175,8 +172,10 @@ def _shards(own: settings.LargeScale) -> tuple[Shards | None, str]:
     options = TextSettings(
         vocabulary=own.words, part_bytes=own.part_bytes, valid=own.held_out, test=own.held_out
     )
+    # The others of this machine wait meanwhile.
+    number = threads.allowed() * distributed.size_here()
     with distributed.first_goes_first():
-        return prepare(folder, options), f"text of the folder {folder.name}"
+        return prepare(folder, options, number), f"text of the folder {folder.name}"
 
 
 def run_large(profile: settings.Profile) -> dict:

@@ -5,6 +5,8 @@ time, an end within seconds when a part fails, and last lines that say what happ
 """
 
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paperlib import notebooks, paths, settings
+from paperlib import files, notebooks, paths, settings
 
 SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
 GRACE = 15
@@ -35,17 +37,18 @@ def text_there_is(name: str) -> str:
     """Which text of this name was put where texts are looked for, in a line that changes with it.
 
     What was downloaded counts as not there: it is the text that would be downloaded. Of a text's
-    files, only those at the top are looked at.
+    files, only those at the top are looked at: their names, sizes and times of change.
     """
-    for place in paths.data():
-        folder = place / name
-        if not place.is_dir() or not folder.is_dir():
+    for folder in (*(place / name for place in paths.data()), paths.in_project(name)):
+        if not folder.is_dir():
             continue
         if (folder / paths.DOWNLOADED).exists():
             return ""
         try:
-            changed = (path.lstat().st_mtime_ns for path in folder.iterdir())
-            return f"{folder}, changed at {max(changed, default=0)}"
+            # Links to nothing, which some editors leave, are no text.
+            there = {path.name: files.state(path) for path in folder.iterdir() if path.exists()}
+            text = json.dumps(there, sort_keys=True)
+            return f"{folder}, state {hashlib.sha256(text.encode()).hexdigest()[:12]}"
         except OSError as error:  # whoever reads it says so
             return str(error)
     return ""

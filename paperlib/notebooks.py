@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from paperlib import paths
+from paperlib.files import write_atomically, write_text
 
 if TYPE_CHECKING:  # this module has to work before anything is installed
     from paperlib.settings import Profile
@@ -172,7 +173,7 @@ def restored_on_error(files: list[Path]) -> Iterator[None]:
             if content is None:
                 file.unlink(missing_ok=True)
             elif not file.is_file() or file.read_bytes() != content:
-                file.write_bytes(content)
+                write_atomically(file, lambda path, old=content: path.write_bytes(old))
         raise
 
 
@@ -247,9 +248,6 @@ def _publish(attempt: Path, executed: Path) -> None:
     papermill = content["metadata"]["papermill"]
     kept = {key: papermill[key] for key in ("parameters", "version")}
     content["metadata"]["papermill"] = kept | {"duration": round(papermill["duration"], 1)}
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = executed.with_suffix(".tmp")
     text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    os.replace(unfinished, executed)
+    write_text(executed, text + "\n")
     attempt.unlink()

@@ -17,6 +17,12 @@ DOWNLOADED = ".downloaded"
 """Name of the mark in a folder of ``data/`` that nobody put there."""
 
 
+def in_project(path: str) -> Path:
+    """Where a path in a profile leads: a relative one begins in the project, for notebooks work in
+    another folder than the rest."""
+    return PROJECT / Path(path).expanduser()
+
+
 def figures(profile: str) -> Path:
     """Committed results of ``profile``: tables, figures, executed notebooks, provenance."""
     return PROJECT / "figures" / profile

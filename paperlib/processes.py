@@ -17,7 +17,6 @@ from paperlib import threads
 from paperlib.distributed import GONE
 from paperlib.lifetime import PARENT
 from paperlib.notebooks import FOR_USERS
-from paperlib.threads import cores
 
 SECONDS_TO_STOP = 15
 """What processes have for their ends when one of them has failed."""
@@ -51,9 +50,7 @@ def run(
     # What it has to say about a failure is in the exception.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[PARENT] = str(os.getpid())
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    there_are = int(given) if given.isdecimal() else cores()
-    os.environ |= threads.settings(max(1, there_are // processes))
+    os.environ |= threads.settings(max(1, threads.allowed() // processes))
     config = LaunchConfig(
         min_nodes=machines,
         max_nodes=machines,

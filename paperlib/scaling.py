@@ -32,7 +32,7 @@ from paperlib.network import Network
 from paperlib.settings import Profile, StreamTraining
 from paperlib.stream_tasks import DiscriminatorStreams, LanguageModelStreams
 from paperlib.threads import cores
-from paperlib.training import Trainer
+from paperlib.training import Trainer, TrainingError
 
 WARM_UP, STEPS = 2, 10
 """Steps before those that are timed, and these."""
@@ -227,7 +227,15 @@ def _measured(profile: str, number: int, streams: int) -> dict:
         options = {"streams": streams, "processes": number, "output": folder / "found.json"}
         for name, value in options.items():
             command += [f"--{name}", str(value)]
-        subprocess.run(command, check=True, env=os.environ | threads.settings(1))
+        environment = os.environ | threads.settings(1)
+        run = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if run.returncode:
+            sys.stderr.write(run.stderr)
+            said = run.stderr.splitlines()[-1:] if run.returncode > 0 else []
+            why = said[0].removesuffix(".") if said else f"exit code {run.returncode}"
+            raise TrainingError(
+                f"the steps of section 4.3 cannot be timed (--processes {number}): {why}"
+            )
 
     return load_json(stages.once("large_timing", key, compute) / "found.json")
 

@@ -10,11 +10,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from paperlib import hardware, stages
-from paperlib.checkpoints import save
+from paperlib.checkpoints import load_arrays, save
 from paperlib.evaluation import perplexity
 from paperlib.losses import finetuning_loss
 from paperlib.models import AWDLSTM
@@ -199,7 +198,7 @@ class TextStudy:
         folder = stages.once(
             f"{self.kind}_log_q", self._data_key | {"model": trained.address}, compute
         )
-        return load_file(folder / "log_q.safetensors")
+        return load_arrays(folder / "log_q.safetensors")
 
     def valid_log_odds(self) -> np.ndarray:
         """The discriminator's log r − log(1 − r) at every validation token, ``(N,)`` float32."""
@@ -235,7 +234,7 @@ class TextStudy:
 
         key = {"q0": self.initial.address, "discriminator": discriminator.address}
         folder = stages.once(f"{self.kind}_d", self._data_key | key, compute)
-        return load_file(folder / "d.safetensors")["d"]
+        return load_arrays(folder / "d.safetensors")["d"]
 
     # Parts
 

@@ -10,10 +10,17 @@ and Snakemake sets them all."""
 
 
 def in_blocks(fill: Callable[[slice], None], size: int, block: int) -> None:
-    """Call ``fill`` for slices of ``block`` rows of ``size``, in as many threads as cores, or 8."""
+    """Call ``fill`` for slices of ``block`` rows of ``size``, in as many threads as are allowed, at
+    most 8."""
     slices = [slice(start, min(start + block, size)) for start in range(0, size, block)]
-    with ThreadPoolExecutor(max_workers=min(8, cores())) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, allowed())) as pool:
         list(pool.map(fill, slices))
+
+
+def allowed() -> int:
+    """Threads that this process may compute in: those of ``OMP_NUM_THREADS``, or else the cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(given)) if given.isdecimal() else cores()
 
 
 def cores() -> int:

@@ -247,8 +247,9 @@ class Trainer:
             if non_monotonic(values, settings.nonmono):
                 self._begin_averaging()
         elif state.epochs_without_improvement >= settings.patience:
-            if state.decays == settings.max_decays:
-                state.finished = True
+            state.finished |= state.decays == settings.max_decays
+            if state.finished:  # with its last weights, which may be wanted
+                return
             state.decays += 1
             state.epochs_without_improvement = 0
             state.learning_rate *= settings.decay

@@ -1,5 +1,6 @@
 """How benchmarks are timed, and what becomes of their numbers."""
 
+import os
 import subprocess
 import sys
 
@@ -62,13 +63,16 @@ def test_one_number_of_threads_is_torchs_and_numpys():
     lines = [
         "import torch",
         "from benchmarks import harness",
-        "from paperlib.threads import cores",
+        "from paperlib.threads import allowed, cores",
         "harness.use_threads(1)",
-        "print(cores(), torch.get_num_threads())",
+        "print(allowed(), cores(), torch.get_num_threads())",
     ]
     code = [sys.executable, "-c", "; ".join(lines)]
-    done = subprocess.run(code, cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        code, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "1", "1"]
 
 
 def test_labels_are_those_of_the_shapes():

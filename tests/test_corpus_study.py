@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from paperlib import paths, stages
+from paperlib.checkpoints import CheckpointError
 from paperlib.corpora import CorpusError
 from paperlib.corpus_study import DYNAMIC_LOG_Q, OPTIONS, CorpusStudy
 from paperlib.estimates import ONE_RUN, Estimate, error_of_mean
@@ -221,6 +223,34 @@ def test_a_text_that_is_too_short_is_noticed_before_anything_is_trained(tmp_path
     profile = profile.model_copy(update={"corpora": {"mos_ptb": own}})
     with pytest.raises(CorpusError, match=r"the training text is too short: a text of 12 tokens"):
         CorpusStudy(profile, "mos_ptb")
+
+
+def test_a_folder_in_a_profile_is_found_from_wherever_a_notebook_works(tmp_path, monkeypatch):
+    for split in ("train", "valid", "test"):
+        path = tmp_path / "my_texts" / f"{split}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("a b c\n" * 200, encoding="utf-8")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    profile = load("smoke")
+    for folder in ("my_texts", "./my_texts", "~/my_texts", str(tmp_path / "my_texts")):
+        own = profile.corpora["mos_ptb"].model_copy(update={"corpus": folder})
+        one = profile.model_copy(update={"corpora": {"mos_ptb": own}})
+        assert CorpusStudy(one, "mos_ptb").corpus.title.startswith("my_texts, first ")
+
+
+def test_what_was_measured_and_is_damaged_is_named(studies, tmp_path, monkeypatch):
+    study = studies["doc_ptb"]
+    study.token_log_probs(study.initial)
+    monkeypatch.setattr(stages, "once", lambda *_: tmp_path)
+    for name in ("log_q", "d"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"not arrays")
+    with pytest.raises(CheckpointError, match=r"log_q\.safetensors cannot be read"):
+        study.token_log_probs(study.initial)
+    with pytest.raises(CheckpointError, match=r"d\.safetensors cannot be read"):
+        study.discriminator_losses()
 
 
 def test_table_2_has_a_number_or_the_reason_in_every_cell(studies):

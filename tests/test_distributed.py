@@ -262,7 +262,7 @@ def test_processes_share_the_threads_there_are(given, number, each, monkeypatch)
         monkeypatch.setenv(variable, given or "")
         if given is None:
             monkeypatch.delenv(variable)
-    monkeypatch.setattr(processes, "cores", lambda: 12)
+    monkeypatch.setattr(threads, "cores", lambda: 12)
     started = []
     monkeypatch.setattr(
         processes, "elastic_launch", lambda config, _: lambda *_: started.append(config)

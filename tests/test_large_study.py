@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from paperlib import notebooks, paths
+from paperlib import large_study, notebooks, paths
 from paperlib.cli import main
 from paperlib.corpora import CorpusError
 from paperlib.large_study import LargeStudy, run_large
@@ -155,6 +155,19 @@ def test_a_folder_of_text_takes_the_place_of_the_stream(folder_study, study):
     assert table.loc["ours", "seen"] == sum(parts)
     assert set(folder_study.who_gains()["bin"]) <= {"1–10", "11–20"}
     assert folder_study.change_of_divergences().empty
+
+
+@pytest.mark.parametrize(("threads", "here", "number"), [("3", "1", 3), ("2", "4", 8)])
+def test_a_folder_is_prepared_in_as_many_processes_as_may_work(
+    threads, here, number, folder_study, monkeypatch
+):
+    """Of several that train together, the others on the machine wait meanwhile."""
+    asked = []
+    monkeypatch.setattr(large_study, "prepare", lambda folder, options, n: asked.append(n))
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    large_study._shards(folder_study.settings)
+    assert asked == [number]
 
 
 def test_epochs_of_several_parts_are_counted_in_parts(study):

@@ -10,7 +10,8 @@ import time
 import pytest
 from conftest import launch_job, write_cell
 
-from paperlib import paths
+from paperlib import launch as launcher
+from paperlib import paths, processes, settings
 from paperlib.cli import main
 from paperlib.launch import choose_profile, text_there_is
 
@@ -195,6 +196,27 @@ def test_profile_by_the_hardware(monkeypatch, tool, code, choice):
     assert choose_profile() == choice
 
 
+@pytest.mark.parametrize(
+    ("experiments", "code", "message"),
+    [
+        ("doc_wikitext2", 130, "Profile paper (there is a GPU): "),
+        ("doc_ptb,doc", 2, "profile paper has no experiment 'doc'; it has "),
+    ],
+)
+def test_options_are_looked_up_in_the_profile_that_is_run(
+    experiments, code, message, fake_project, monkeypatch, capsys
+):
+    assert "doc_wikitext2" not in settings.load("quick").corpora
+    fake_project.declare("[00_first]")
+    monkeypatch.setattr(paths, "PROJECT", fake_project.folder)
+    monkeypatch.setattr(launcher, "choose_profile", lambda: ("paper", "there is a GPU"))
+    monkeypatch.setattr(launcher, "_watch", lambda *_: 130)
+    assert main(["run", "--experiments", experiments]) == code
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert said.count("\n") == (2 if code == 130 else 1)
+
+
 def paperlib(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """``python -m paperlib``."""
     command = [sys.executable, "-m", "paperlib", *arguments]
@@ -246,9 +268,40 @@ def test_training_that_fails_leaves_a_report(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("synthetic", ("--seed", "0")),
+        ("experiment", ("--name", "mos_ptb")),
+        ("beyond", ()),
+        ("large", ("--processes", "2")),
+        ("throughput", ()),
+    ],
+)
+def test_a_place_for_results_that_is_none_is_noticed_before_the_work(
+    command, options, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(processes, "run", None)
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    runs = tmp_path / "runs"
+    monkeypatch.setenv("PAPERLIB_RUNS", str(runs))
+    for output, why in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "file" / "x.json", f"{tmp_path / 'file'} is no folder"),
+        (tmp_path / "file" / "below" / "x.json", "Not a directory"),
+    ):
+        assert main([command, "--profile", "smoke", *options, "--output", str(output)]) == 2
+        assert capsys.readouterr().err.splitlines() == [f"{output} cannot be written: {why}."]
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("synthetic", "--profile", "smoke", "--output", "x", "--seed=-1"), "'-1' is no number"),
+        (
+            ("synthetic", "--profile", "smoke", "--output", "x", "--seed", "9" * 20),
+            f"'{'9' * 20}' is no number from 0 to 4294967295\n",
+        ),
         (("run", "--profile", "smoke", "--cores", "0"), "'0' is no number from 1 on"),
     ],
 )
@@ -282,12 +335,38 @@ def test_text_that_was_put_there_is_told_from_a_download(tmp_path, monkeypatch):
     assert before.startswith(str(folder))
     os.utime(folder / "train.txt", (1, 1))
     assert text_there_is("ptb") != before
+    alone = text_there_is("ptb")
+    known = {alone}
+    (folder / "valid.txt").write_text("two\n", encoding="utf-8")
+    known.add(text_there_is("ptb"))
+    # Older texts in its place, of another size or not, as a copy that keeps times puts them there.
+    for text, time_of_change in (("three\n", 1), ("other\n", 2)):
+        (folder / "valid.txt").write_text(text, encoding="utf-8")
+        os.utime(folder / "valid.txt", (time_of_change, time_of_change))
+        known.add(text_there_is("ptb"))
+    (folder / "valid.txt").rename(folder / "test.txt")
+    known.add(text_there_is("ptb"))
+    assert len(known) == 5
+    (folder / ".#test.txt").symlink_to("nothing")
+    assert text_there_is("ptb") in known
+    (folder / "test.txt").unlink()
+    assert text_there_is("ptb") == alone
     (folder / paths.DOWNLOADED).touch()
     assert text_there_is("ptb") == ""
     given = tmp_path / "given" / "ptb"
     given.mkdir(parents=True)
     monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "given"))
     assert text_there_is("ptb").startswith(str(given))
+
+
+def test_a_text_in_the_project_is_watched_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    monkeypatch.delenv("PAPERLIB_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert text_there_is("my_texts") == text_there_is("~/my_texts") == ""
+    (tmp_path / "my_texts").mkdir()
+    for name in ("my_texts", "~/my_texts"):
+        assert text_there_is(name).startswith(f"{tmp_path / 'my_texts'}, ")
 
 
 def test_lists():

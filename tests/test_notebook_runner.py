@@ -130,6 +130,14 @@ def test_notebook_that_is_not_there(project):
         notebooks.run(notebooks.find("01"), "smoke")
 
 
+def test_a_copy_that_cannot_be_put_there_leaves_nothing_half_done(project):
+    executed = notebooks.find("01").executed("smoke")
+    executed.mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        run_second(project, *WRITE_ALL)
+    assert list(executed.parent.iterdir()) == [executed]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_results_are_restored(tmp_path, error):
     changed, gone, new, same = (tmp_path / name for name in ("changed", "gone", "new", "same"))
@@ -149,6 +157,26 @@ def test_results_are_restored(tmp_path, error):
     assert [path.read_text(encoding="utf-8") for path in (changed, gone)] == ["old", "old"]
     assert not new.exists()
     assert same.stat().st_mtime_ns == unchanged_since
+
+
+def test_results_are_restored_whole_or_not_at_all(tmp_path, monkeypatch):
+    result = tmp_path / "result"
+    result.write_text("old", encoding="utf-8")
+
+    def no_room(path, content):
+        path.write_text("half", encoding="utf-8")
+        raise OSError("the disk is full")
+
+    def work():
+        with notebooks.restored_on_error([result]):
+            result.write_text("new", encoding="utf-8")
+            monkeypatch.setattr(type(result), "write_bytes", no_room)
+            raise ValueError
+
+    with pytest.raises(OSError, match="the disk is full"):
+        work()
+    assert result.read_text(encoding="utf-8") == "new"
+    assert list(tmp_path.iterdir()) == [result]
 
 
 def test_results_stay_without_an_error(tmp_path):

@@ -14,6 +14,7 @@ from paperlib import paths, scaling
 from paperlib.large_study import LargeStudy
 from paperlib.reporting import large_tables
 from paperlib.settings import load
+from paperlib.training import TrainingError
 
 
 @pytest.mark.parametrize("profile", ["smoke", "quick", "paper"])
@@ -165,6 +166,19 @@ def test_measuring_in_two_processes_is_found_again(tmp_path, monkeypatch):
     here = scaling.core("smoke", table)
     assert here.operations > 0
     assert here.link > 0
+
+
+def test_a_timing_that_fails_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path))
+    message = (
+        r"^the steps of section 4\.3 cannot be timed \(--processes 1\): .* is too short[^.\n]*$"
+    )
+    with pytest.raises(TrainingError, match=message):
+        scaling.measured("smoke", [1], streams=100_000)
+    killed = subprocess.CompletedProcess([], -9, stderr="step 1\n")
+    monkeypatch.setattr(scaling.subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(TrainingError, match=r"timed \(--processes 2\): exit code -9$"):
+        scaling.measured("smoke", [2])
 
 
 def test_processors_are_counted_in_powers_of_two(monkeypatch):

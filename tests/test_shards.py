@@ -83,7 +83,7 @@ def test_shards_are_the_same_bytes_whatever_the_processes(folder, tmp_path, monk
 def test_an_interrupted_run_goes_on_to_the_same_shards(folder, tmp_path, monkeypatch):
     whole = prepare.prepare(folder, TextSettings(**PLAIN), 1)
     monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "again"))
-    for place in ("save_counts", "_save"):
+    for place in ("save_counts", "save_array"):
         original, calls = getattr(prepare, place), []
 
         def fails_at_the_third(*arguments, original=original, calls=calls):

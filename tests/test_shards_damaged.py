@@ -12,7 +12,7 @@ from text_folder import PLAIN, random_text, read, write_folder
 
 from paperlib.cli import main
 from paperlib.shards import prepare
-from paperlib.shards.documents import DamagedFile
+from paperlib.shards.documents import DamagedFile, TextError
 from paperlib.shards.prepare import TextSettings
 
 
@@ -87,6 +87,21 @@ def test_a_damaged_small_file_leaves_its_neighbours(tmp_path, monkeypatch):
     without = prepare.prepare(folder, options)
     assert shards.words() == without.words()
     np.testing.assert_array_equal(read(shards, "train"), read(without, "train"))
+
+
+def test_a_damaged_record_of_an_interrupted_run_is_one_sentence(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "vocabulary_of", None)
+        with pytest.raises(TypeError):
+            prepare.prepare(folder, TextSettings(**PLAIN), 1)
+    (record, *_) = tmp_path.glob("runs/shards/*/counts/*.json")
+    record.write_text("{", encoding="utf-8")
+    with pytest.raises(TextError) as raised:
+        prepare.prepare(folder, TextSettings(**PLAIN), 1)
+    made = record.parents[1]
+    assert str(raised.value) == (
+        f"{record} cannot be read (JSONDecodeError); delete {made} to prepare the text again"
+    )
 
 
 def write_texts(folder, documents_of):

@@ -10,7 +10,13 @@ from conftest import stops_after
 from torch import nn
 
 from paperlib import hardware, stages, training
-from paperlib.checkpoints import CheckpointError, load_weights, save_weights
+from paperlib.checkpoints import (
+    CheckpointError,
+    load_arrays,
+    load_json,
+    load_weights,
+    save_weights,
+)
 from paperlib.models import LSTM
 from paperlib.settings import Model, SentenceTraining
 from paperlib.tasks import LanguageModelTask, Split
@@ -85,6 +91,19 @@ def test_damaged_weights_are_named():
     (trained.folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read .* delete"):
         _ = train(SETTINGS)[0].model
+
+
+@pytest.mark.parametrize(("folder", "again"), [("runs/test/0123", True), ("figures/quick", False)])
+def test_only_what_can_be_computed_again_is_to_be_deleted(folder, again, tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path / "runs"))
+    path = tmp_path / folder / "file"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"damaged")
+    for load in (load_json, load_arrays, lambda path: load_weights(path, new_model())):
+        with pytest.raises(CheckpointError, match=rf"{folder}/file cannot be read \(") as raised:
+            load(path)
+        assert str(raised.value).endswith("; delete its folder to compute it again") == again
+        assert ("delete" in str(raised.value)) == again
 
 
 def test_curves_are_there_without_the_weights():

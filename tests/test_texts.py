@@ -260,3 +260,14 @@ def test_an_address_without_shards_is_refused(tmp_path):
     for address in ("memory://nothing", str(tmp_path), "nowhere://at/all"):
         with pytest.raises(TextError, match="holds no shards"):
             Shards(address)
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["[]", "{}", '{"weight_map": {}}', '{"left_out": {}, "parts": []}', "3"]
+    + [f'{{"left_out": {{}}, "parts": {parts}}}' for parts in ('{"train": []}', '{"train": [1]}')],
+)
+def test_an_index_of_another_program_is_refused(index, tmp_path):
+    (tmp_path / "index.json").write_text(index, encoding="utf-8")
+    with pytest.raises(TextError, match=r"holds no shards \(its index\.json is another program's"):
+        Shards(tmp_path)

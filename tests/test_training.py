@@ -139,6 +139,16 @@ def test_the_rate_decays_after_the_patience_and_goes_back_to_the_best_weights(tm
     assert (progress.best, progress.best_epoch, progress.epoch) == (4, 4, 6)
 
 
+@pytest.mark.parametrize("ends", [{"max_epochs": 20, "max_decays": 0}, {"max_epochs": 2}])
+def test_the_last_weights_are_kept_where_they_are_wanted(ends, tmp_path):
+    """Also where the training ends, by its epochs or its decays, when a decay would be due."""
+    settings = Training(patience=2, **ends)
+    for last, steps in ((True, 2), (False, 0)):
+        task = Scripted([1, 2, 3])
+        Trainer(task, settings, tmp_path / f"{last}.pt", last=last).run()
+        assert task.model.weight.item() == pytest.approx(steps, rel=1e-5)
+
+
 def test_a_model_that_does_not_improve_stays_as_it_was(tmp_path):
     task = Scripted([1, 2, 3])
     Trainer(task, Training(max_epochs=2), tmp_path / "checkpoint.pt").run()

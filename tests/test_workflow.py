@@ -14,7 +14,7 @@ from conftest import CHECKOUT, launch_job
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 
-from paperlib import notebooks, settings
+from paperlib import notebooks, paths, settings
 from paperlib.reporting import cells
 
 NAMES = list(notebooks.declared())
@@ -137,6 +137,16 @@ def job_on_two_machines(fresh_project, tmp_path):
     found = dict(pair.split("=", 1) for pair in pairs)
     resources = {name: int(v) if v.isdecimal() else v for name, v in found.items()}
     return resources, re.search(r"srun .* -m paperlib large .*", listed).group()
+
+
+def test_everything_is_done_again_for_other_sizes_of_the_paper(fresh_project):
+    """They are what other profiles are measured against."""
+    run = planned(fresh_project, "--cores", "1", "--config", "profile=smoke")
+    listed = re.findall(r"^    input: (.*)$", run.stdout, re.MULTILINE)
+    inputs = [line.split(", ") for line in listed if "claims.toml" in line]  # of all but `all`
+    assert len(inputs) == len(listed) - 1 > len(NAMES)
+    for profile in ("smoke", "paper"):
+        assert all(str(paths.PROFILES / f"{profile}.toml") in one for one in inputs)
 
 
 @pytest.mark.parametrize(

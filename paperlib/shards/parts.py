@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from paperlib import paths
 from paperlib.files import write_atomically
-from paperlib.shards.documents import TextError
+from paperlib.shards.documents import SPLITS, TextError
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,20 @@ class Shards:
             raise TextError(f"{address} holds no shards ({error})") from None
         self.checksum = hashlib.sha256(text.encode()).hexdigest()
         """Of the index, and with it of all ids."""
-        self.left_out: dict[str, str] = index["left_out"]
-        """Files that could not be read, and why."""
-        self._parts = {
-            split: [
-                Part(self._place, f"{self._root}/{p['file']}", p["tokens"], p["sha256"])
-                for p in parts
-            ]
-            for split, parts in index["parts"].items()
-        }
+        try:
+            self.left_out: dict[str, str] = index["left_out"]
+            """Files that could not be read, and why."""
+            self._parts = {
+                split: [
+                    Part(self._place, f"{self._root}/{p['file']}", p["tokens"], p["sha256"])
+                    for p in index["parts"][split]
+                ]
+                for split in SPLITS
+            }
+        except (KeyError, TypeError):
+            raise TextError(
+                f"{address} holds no shards (its index.json is another program's)"
+            ) from None
 
     def words(self) -> list[str]:
         """The vocabulary by id, the most frequent words first."""

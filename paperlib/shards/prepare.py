@@ -26,7 +26,15 @@ from filelock import FileLock
 from pydantic import Field, model_validator
 
 from paperlib import paths
-from paperlib.files import load_json, write_atomically, write_json
+from paperlib.files import (
+    CheckpointError,
+    load_json,
+    save_array,
+    state,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from paperlib.lifetime import end_with
 from paperlib.progress import bar
 from paperlib.settings import Count, Settings
@@ -96,7 +104,7 @@ def prepare(folder: Path, settings: TextSettings, processes: int | None = None) 
     """
     unreadable: dict[Path, str] | None = {} if settings.damaged == "skip" else None
     files = text_files(folder, unreadable)
-    known = {str(path.relative_to(folder)): _state(path) for path in files}
+    known = {str(path.relative_to(folder)): state(path) for path in files}
     left_out = {str(path.relative_to(folder)): why for path, why in (unreadable or {}).items()}
     key = {"version": VERSION, "settings": settings.model_dump(), "files": known}
     text = json.dumps(key | {"left_out": sorted(left_out)}, sort_keys=True)
@@ -106,7 +114,11 @@ def prepare(folder: Path, settings: TextSettings, processes: int | None = None) 
         if not (made / "index.json").is_file():
             for unfinished in made.rglob(".*.tmp"):  # of a process that was killed
                 unfinished.unlink()
-            _Preparation(folder, files, settings, made, processes or cores(), left_out).run()
+            number = processes or cores()
+            try:
+                _Preparation(folder, files, settings, made, number, left_out).run()
+            except CheckpointError as error:
+                raise TextError(f"{error}; delete {made} to prepare the text again") from None
     return Shards(made)
 
 
@@ -144,10 +156,7 @@ class _Preparation:
         if len(listed) < 3:
             raise TextError(f"the training documents in {self.folder} have no words")
         self.vocabulary = words.Vocabulary(listed)
-        text = "\n".join(listed) + "\n"
-        write_atomically(
-            self.made / "vocabulary.txt", lambda file: file.write_text(text, encoding="utf-8")
-        )
+        write_text(self.made / "vocabulary.txt", "\n".join(listed) + "\n")
         self._over("writing ids", "_encode", whole)
         parts = [load_json(self._record("parts", number)) for number in whole]
         write_json(
@@ -253,7 +262,7 @@ class _Preparation:
             return
         name = SPLITS[split]
         file = f"{name}/{number:06d}-{len(entries[name]):04d}.npy"
-        write_atomically(self.made / file, lambda path: _save(path, tokens))
+        write_atomically(self.made / file, lambda path: save_array(path, tokens))
         checksum = hashlib.sha256(tokens.astype("<u4").tobytes()).hexdigest()
         entries[name].append({"file": file, "tokens": len(tokens), "sha256": checksum})
 
@@ -355,13 +364,3 @@ def _in_rows(some: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
             row, room = [], size
     if row:
         yield row
-
-
-def _state(path: Path) -> list[int]:
-    state = path.stat()
-    return [state.st_size, state.st_mtime_ns]
-
-
-def _save(path: Path, tokens: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, tokens)
