@@ -209,7 +209,7 @@ class TextStudy:
 
         key = {"discriminator": self.discriminator.address}
         folder = stages.once(f"{self.kind}_log_odds", self._data_key | key, compute)
-        return load_file(folder / "log_odds.safetensors")["log_odds"]
+        return load_arrays(folder / "log_odds.safetensors")["log_odds"]
 
     def valid_parts(self, trained: Trained, option: str = BEST) -> tuple[np.ndarray, np.ndarray]:
         """Eq. (12)'s two parts at every validation token, −log q and t log t, as fine-tuning by
