@@ -174,6 +174,15 @@ class BeyondStudy(SyntheticStudy):
             **({"seed": self.seed} | options),
         )
 
+    def test_log_q(self, model: str | Variant) -> np.ndarray:
+        """``(N, T)`` log-probabilities of the test words, nats, before or after fine-tuning."""
+
+        def read() -> np.ndarray:
+            network = self.start(model) if isinstance(model, str) else self.tuned(model).model
+            return self.log_q(network, self.test)
+
+        return self._once(("test", model), read)
+
     # Variants
 
     def variants(self) -> dict[int, list[Variant]]:

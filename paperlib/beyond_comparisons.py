@@ -19,7 +19,6 @@ class Comparisons:
 
     def __init__(self, study: BeyondStudy):
         self.study = study
-        self._sums: dict[Model, np.ndarray] = {}
 
     def perplexity(self, model: Model) -> float:
         """Test perplexity."""
@@ -73,11 +72,7 @@ class Comparisons:
 
     def _of_sentences(self, model: Model) -> np.ndarray:
         """Log-probability of each test sentence, ``(N,)``, nats."""
-        if model not in self._sums:
-            study = self.study
-            network = study.start(model) if isinstance(model, str) else study.tuned(model).model
-            self._sums[model] = study.log_q(network, study.test).sum(axis=1)
-        return self._sums[model]
+        return self.study.test_log_q(model).sum(axis=1)
 
     def _drawn(self, sums: np.ndarray) -> np.ndarray:
         return resampled_sums(sums, self.study.beyond.resamples, self.study.seed)

@@ -125,7 +125,7 @@ def discriminators(exact: ExactContexts) -> pd.DataFrame:
         row(
             "(the perturbed model)",
             None,
-            study.log_q(study.start("perturbed"), study.test),
+            study.test_log_q("perturbed"),
             {"chosen": before["q0"]},
         ),
     ]
@@ -136,7 +136,7 @@ def discriminators(exact: ExactContexts) -> pd.DataFrame:
         chosen = {"chosen": found["chosen"], "best_epoch": tuned.progress.best_epoch}
         if variant.p_hat != NONE:
             chosen["p_hat"] = found["p_hat"]
-        log_probs = study.log_q(model, study.test)
+        log_probs = study.test_log_q(variant)
         rows.append(row(variant.title, study.rate(variant), log_probs, chosen))
     return pd.DataFrame(rows)
 
@@ -265,12 +265,12 @@ def second_terms(exact: ExactContexts, variants: Sequence[Variant]) -> pd.DataFr
     for variant in variants:
         tuned = study.tuned(variant)
         kept = (
-            ("start", 0, study.start(variant.of)),
-            ("end", tuned.progress.best_epoch, tuned.model),
+            ("start", 0, study.start(variant.of), variant.of),
+            ("end", tuned.progress.best_epoch, tuned.model, variant),
         )
-        for at, epoch, model in kept:
+        for at, epoch, model, name in kept:
             row = {"variant": variant.title, "at": at, "best_epoch": epoch}
-            row["test_ppl"] = perplexity(study.log_q(model, study.test))
+            row["test_ppl"] = perplexity(study.test_log_q(name))
             row["chosen"] = word_probabilities(exact, variant, {"model": model})["model"]
             rows.append(row | exact.moments(variant, model))
     return pd.DataFrame(rows)

@@ -6,6 +6,7 @@ one over sentences only "what if the sentences were others?", with the same trai
 ``basis`` names which it is.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from scipy import stats
 
 BLOCK = 250
 """Resamples that are drawn at once, to save memory."""
+
+KEPT = 1 << 25
+"""Numbers up to which the weights of a bootstrap are kept, in one or two bytes each."""
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -145,6 +149,17 @@ def bootstrap_weights(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]
     """
     if n < 2:
         raise ValueError(f"a bootstrap needs at least two sentences, not {n}")
+    yield from (_kept_weights if n * resamples <= KEPT else _drawn_weights)(n, resamples, seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_weights(n: int, resamples: int, seed: int) -> list[np.ndarray]:
+    """Drawing takes longer than all that is done with them, and they are asked for many times."""
+    smallest = np.min_scalar_type(n)
+    return [block.astype(smallest) for block in _drawn_weights(n, resamples, seed)]
+
+
+def _drawn_weights(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, BLOCK):
         rows = min(BLOCK, resamples - start)

@@ -68,7 +68,7 @@ def change_by_bin(
         means = np.concatenate(
             [
                 (weights @ sums) / (weights @ numbers)
-                for weights in bootstrap_weights(shape[0], resamples, seed)
+                for weights in map(np.float64, bootstrap_weights(shape[0], resamples, seed))
             ]
         )
     rows = []

@@ -36,7 +36,7 @@ def precision(name: str) -> str:
     In mixed precision the recurrent layers work in bfloat16 and all other matrix products are
     those of :func:`rounded_products`; parameters, losses and validation stay float32. ``auto`` is
     mixed where the hardware multiplies bfloat16 matrices (a CUDA GPU of compute capability 8 or
-    more, a CPU with AMX) and float32 elsewhere, where bfloat16 would be slower.
+    more, a CPU with AMX or AVX-512 for bfloat16) and float32 elsewhere, where that is slower.
 
     Raises :class:`HardwareError` for ``mixed`` where the hardware has no bfloat16 at all.
     """
@@ -50,7 +50,7 @@ def precision(name: str) -> str:
     if torch.cuda.is_available():
         fast = torch.cuda.get_device_capability()[0] >= 8
     else:
-        fast = torch.cpu._is_amx_tile_supported()
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "mixed" if fast else "float32"
 
 

@@ -162,3 +162,15 @@ def test_an_interval_from_a_standard_error_is_students():
     expected = estimates.over_seeds(values)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.basis == "so"
+
+
+@pytest.mark.parametrize("n", [2, 200, 300])
+def test_weights_that_are_kept_are_those_that_were_drawn(n, monkeypatch):
+    kept = [np.concatenate(list(estimates.bootstrap_weights(n, 600, 1))) for _ in range(2)]
+    assert kept[0].dtype.itemsize < 8
+    monkeypatch.setattr(estimates, "KEPT", 0)
+    drawn = np.concatenate(list(estimates.bootstrap_weights(n, 600, 1)))
+    assert drawn.shape == (600, n)
+    assert (drawn.sum(axis=1) == n).all()
+    for weights in kept:
+        np.testing.assert_array_equal(weights, drawn)
