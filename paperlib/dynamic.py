@@ -60,8 +60,7 @@ def dynamic_log_q(
     history = torch.cat([tokens.new_full((1,), eos), tokens])
 
     def learn(gradients: Sequence[Tensor]) -> None:
-        back = torch._foreach_sub(trained, parameters)
-        torch._foreach_addcmul_(parameters, decay, back)
+        torch._foreach_lerp_(parameters, trained, decay)
         torch._foreach_addcmul_(parameters, scale, gradients, value=-1)
 
     pieces = _pieces(model, history[:, None], update.bptt, title, learn)
