@@ -77,7 +77,7 @@ def test_one_number_of_threads_is_torchs_and_numpys():
 
 def test_labels_are_those_of_the_shapes():
     setting = texts.Setting("quick")
-    assert texts.shape("quick").startswith(f"{setting.tokens} tokens, 3 experts, units 128-96")
+    assert texts.shape("quick").startswith(f"{setting.tokens} tokens, 2 experts, units 128-96")
     assert all(setting.training.bptt == piece.length for piece in setting.pieces)
 
 

@@ -1,7 +1,5 @@
 """The sums over the vocabulary against plain PyTorch, where all logits are held at once."""
 
-import sys
-import types
 import weakref
 
 import pytest
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from paperlib import hardware, models
+from paperlib import hardware
 from paperlib.models import AWDLSTM, fused
 from paperlib.network import Network
 
@@ -392,17 +390,3 @@ def test_a_gpu_finds_all_words_of_a_mixture_in_log_space():
     with torch.no_grad():
         found = fused.mixture_log_softmax(latents, log_pi, embedding, bias)
     torch.testing.assert_close(found, expected.logsumexp(1))
-
-
-def test_without_a_compiler_there_are_no_kernels(monkeypatch):
-    def fail(*_):
-        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
-
-    broken = types.ModuleType("paperlib.models.kernels")
-    broken.largest_and_total = fail
-    monkeypatch.setattr(fused, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, broken.__name__, broken)
-    monkeypatch.setattr(models, "kernels", broken, raising=False)
-    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(size))
-    with pytest.warns(UserWarning, match="needs a C compiler.*Failed to find C compiler"):
-        assert fused._gpu_kernels.__wrapped__() is None

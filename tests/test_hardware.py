@@ -1,10 +1,14 @@
 """What a training's precision means on the hardware at hand."""
 
+import sys
+import types
+
 import pytest
 import torch
 from conftest import needs_bfloat16
 
-from paperlib import cli, hardware, paths
+from paperlib import cli, hardware, models, paths
+from paperlib.models import fused
 
 
 def test_auto_is_a_precision_that_works_here():
@@ -63,3 +67,17 @@ def test_only_rounded_products_round(rounding_by_default):
             assert not hardware.rounds_to_bfloat16(here)
         assert hardware.rounds_to_bfloat16(here)
     assert not hardware.rounds_to_bfloat16(here)
+
+
+def test_without_a_compiler_there_are_no_kernels(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    broken = types.ModuleType("paperlib.models.kernels")
+    broken.largest_and_total = fail
+    monkeypatch.setattr(fused, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, broken.__name__, broken)
+    monkeypatch.setattr(models, "kernels", broken, raising=False)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(size))
+    with pytest.warns(UserWarning, match="needs a C compiler.*Failed to find C compiler"):
+        assert fused._gpu_kernels.__wrapped__() is None
