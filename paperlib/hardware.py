@@ -130,6 +130,7 @@ def describe() -> dict:
     return {
         "device": _gpu() or "CPU",
         "processor": _processor(),
+        "instructions": _instructions(),
         "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -140,6 +141,12 @@ def describe() -> dict:
 
 def _gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _instructions() -> str:
+    """The widest that PyTorch uses: some processors of one name have others."""
+    bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.backends.cpu.get_cpu_capability() + (" with bfloat16" if bfloat16 else "")
 
 
 def _processor() -> str:
