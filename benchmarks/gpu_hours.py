@@ -42,7 +42,9 @@ def hours(folder: Path, profile: str = "paper") -> pd.DataFrame:
     for name, experiment in settings.load(profile).corpora.items():
         for kind, step in STEPS.items():
             training = getattr(experiment, kind)
-            found = [of for of in TIMED[name] if (of, step) in timed.index]
+            # All were timed in mixed precision.
+            rounded = training.precision != "float32"
+            found = [of for of in TIMED[name] if rounded and (of, step) in timed.index]
             ms = float(timed[found[0], step]) if found else float("nan")
             steps = steps_of_epoch(training, TOKENS[experiment.corpus])
             rows.append(

@@ -38,6 +38,13 @@ OPTIONS = {
 }
 """The rows of Table 2 by name: with dropout? with discriminator?"""
 
+TITLES = {
+    "language_model": "language model",
+    "second_run": "second run",
+    "cross_entropy": "fine-tuning (cross-entropy alone)",
+}
+"""Of the progress bars of trainings by cross-entropy, by stage."""
+
 BEST = "discriminator"
 """The option that the paper takes to Table 3, and to section 4.3."""
 
@@ -74,32 +81,15 @@ class TextStudy:
     @cached_property
     def first_run(self) -> Trained:
         """The language model after its first training: SGD, then averaged SGD."""
-        training = self.settings.language_model
-        return stages.train(
-            f"{self.kind}_language_model",
-            self._data_key,
-            training,
-            self.new_model(stream=0),
-            lambda model: LanguageModelStreams(*self._task("language model", model, training)),
-        )
+        return self._language_model("language_model", self.settings.language_model)
 
     @cached_property
     def initial(self) -> Trained:
         """The initial model: after the second run, of averaged SGD, where the profile has one."""
-        training = self.settings.second_run
+        training, first = self.settings.second_run, self.first_run
         if training is None:
-            return self.first_run
-        return stages.train(
-            f"{self.kind}_second_run",
-            self._data_key | {"start": self.first_run.folder.name},
-            training,
-            self.new_model(stream=0),
-            lambda model: LanguageModelStreams(
-                *self._task(
-                    "second run", stages.starting_from(self.first_run.model, model), training
-                )
-            ),
-        )
+            return first
+        return self._language_model("second_run", training, {"start": first.folder.name}, first)
 
     @cached_property
     def discriminator(self) -> Trained:
@@ -153,19 +143,8 @@ class TextStudy:
         """What fine-tuning is held against: on the same text, at its rate and without the network's
         regularisation, cross-entropy alone."""
         training = self.settings.finetuning.model_copy(update={"regularised": False})
-        return stages.train(
-            f"{self.kind}_cross_entropy",
-            self._data_key | {"q0": self.initial.folder.name},
-            training,
-            self.new_model(stream=0),
-            lambda model: LanguageModelStreams(
-                *self._task(
-                    "fine-tuning (cross-entropy alone)",
-                    stages.starting_from(self.initial.model, model),
-                    training,
-                )
-            ),
-        )
+        q0 = self.initial
+        return self._language_model("cross_entropy", training, {"q0": q0.folder.name}, q0)
 
     def options(self) -> list[str]:
         """The ways of fine-tuning that are run."""
@@ -237,6 +216,28 @@ class TextStudy:
         return load_arrays(folder / "d.safetensors")["d"]
 
     # Parts
+
+    def _language_model(
+        self,
+        stage: str,
+        training: StreamTraining,
+        key: dict | None = None,
+        start: Trained | None = None,
+    ) -> Trained:
+        """Trained by cross-entropy, from scratch or from the weights of ``start``."""
+
+        def make_task(model: AWDLSTM) -> LanguageModelStreams:
+            if start is not None:
+                model = stages.starting_from(start.model, model)
+            return LanguageModelStreams(*self._task(TITLES[stage], model, training))
+
+        return stages.train(
+            f"{self.kind}_{stage}",
+            self._data_key | (key or {}),
+            training,
+            self.new_model(stream=0),
+            make_task,
+        )
 
     def trainings(self) -> Iterator[tuple[str, Trained]]:
         """All trainings of the experiment by name, each trained when it is reached."""

@@ -20,7 +20,7 @@ from pydantic import ValidationError, model_validator
 
 from paperlib import notebooks
 from paperlib.estimates import LIMITED, NO_GAIN, ONE_RUN
-from paperlib.files import write_atomically
+from paperlib.files import write_text
 from paperlib.settings import Settings, SettingsError
 
 CLAIMS = Path(__file__).parents[1] / "claims.toml"
@@ -254,9 +254,7 @@ def save_ledger(folder: Path, profile: str, commit: str, entries: list[dict]) ->
     record = {"profile": profile, "commit": commit, "verdicts": count(entries)}
     record |= {"controls": count(entries, controls=True), "claims": entries}
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(
-        folder / "claims.json", lambda file: file.write_text(text + "\n", encoding="utf-8")
-    )
+    write_text(folder / "claims.json", text + "\n")
 
 
 def count(entries: list[dict], *, controls: bool = False) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from paperlib.corpus_study import CorpusStudy
-from paperlib.estimates import Estimate
+from paperlib.estimates import CANNOT_TELL, HIGHER, LOWER, UNCHANGED, Estimate, direction
 from paperlib.reporting import paper
 from paperlib.text_study import BEST
 
@@ -160,13 +160,16 @@ def control_answer(name: str, found: Mapping[str, Estimate]) -> Iterator[str]:
         if more is None:
             yield f"{title}: cross-entropy alone is {NOT_RUN}."
             continue
-        says = "higher than" if more.low > 0 else "lower than"
-        if more.low <= 0 <= more.high:
-            says = "not distinguishably from"
+        says = {
+            HIGHER: "which ends higher than it",
+            LOWER: "which ends lower than it",
+            UNCHANGED: "which comes to the same",
+            CANNOT_TELL: "and the text cannot tell which ends lower",
+        }[direction(more.low, more.high)]
         yield (
             f"{title} perplexity changes by {gain.value:+.2f} with discriminator, and by "
-            f"{of('cross_entropy-initial').value:+.2f} by cross-entropy alone, which ends {says} "
-            f"it: {more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})."
+            f"{of('cross_entropy-initial').value:+.2f} by cross-entropy alone, {says}: "
+            f"{more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})."
         )
 
 

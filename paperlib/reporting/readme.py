@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from paperlib import paths
-from paperlib.files import load_json, write_atomically
+from paperlib.files import load_json, write_text
 from paperlib.reporting.summary import across
 
 VERDICTS = "figures/*/claims.json"
@@ -52,5 +52,4 @@ def texts(root: Path) -> list[Path]:
 def refresh() -> None:
     """Bring all of them up to date with ``figures/``."""
     for path in texts(paths.PROJECT):
-        text = refreshed(path.read_text(encoding="utf-8"), paths.PROJECT)
-        write_atomically(path, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+        write_text(path, refreshed(path.read_text(encoding="utf-8"), paths.PROJECT))

@@ -10,7 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from paperlib import notebooks
-from paperlib.checkpoints import load_json, write_atomically
+from paperlib.checkpoints import load_json
+from paperlib.files import write_text
 from paperlib.reporting import cells, claims, summary
 from paperlib.reporting.measures import load_measures
 from paperlib.settings import Profile
@@ -58,7 +59,7 @@ def write(folder: Path, profile: Profile, record: dict, entries: list[dict]) -> 
 
 def _save(folder: Path, text: str) -> Path:
     path = folder / "report.html"
-    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     return path
 
 
