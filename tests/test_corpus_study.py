@@ -143,7 +143,7 @@ def test_what_is_the_discriminators_has_an_interval_and_a_sentence(studies):
 
 @pytest.mark.parametrize(
     ("ends", "says"),
-    [((0.5, 1.5), "ends higher than"), ((-1.5, -0.5), "ends lower than"), ((-1, 1), "not dist")],
+    [((0.5, 1.5), "ends higher than"), ((-1.5, -0.5), "ends lower than"), ((-1, 1), "cannot tell")],
 )
 def test_the_sentence_about_the_control_follows_from_the_interval(ends, says):
     change = Estimate(-2.0, -3.0, -1.0, "b")
@@ -244,6 +244,7 @@ def test_a_folder_in_a_profile_is_found_from_wherever_a_notebook_works(tmp_path,
 def test_what_was_measured_and_is_damaged_is_named(studies, tmp_path, monkeypatch):
     study = studies["doc_ptb"]
     study.token_log_probs(study.initial)
+    study.discriminator_losses()
     monkeypatch.setattr(stages, "once", lambda *_: tmp_path)
     for name in ("log_q", "d"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"not arrays")
