@@ -207,7 +207,7 @@ def test_bad_download_leaves_nothing(project, offered, texts, fault, wanted):
 
 def test_no_network(project, offered, absent, silent, capsys):
     offered(silent, absent)
-    silent_and_absent = r"downloaded \(127.*: no answer within 0\.5 s; 127.*: ConnectionError\)"
+    silent_and_absent = r"downloaded \(127.*: no answer within 2 s; 127.*: ConnectionError\)"
     with pytest.raises(CorpusError, match=silent_and_absent):
         load("tiny")
     assert load("tiny", embedded_instead=True).name == "embedded"
