@@ -38,6 +38,11 @@ CORES = workflow.cores or 1
 # Trainings share the cores: small networks gain more from running side by side than from threads.
 THREADS = max(1, CORES // min(CORES, PLAN.synthetic.seeds + len(PLAN.corpora)))
 
+# What most other work waits for comes first, and short notebooks last: they fill the gaps. But for
+# the first one, which shows in seconds whether notebooks run here at all.
+ORDER = ["first notebook", "seed", "experiment", "large", "beyond", "long notebook", "notebook"]
+PRIORITY = {name: 100 * (len(ORDER) - place) for place, name in enumerate(ORDER)}
+
 # A task a machine with all of its cores: srun does not take their number from the job.
 SRUN = "srun --ntasks-per-node=1 --cpus-per-task={threads} --kill-on-bad-exit=1 "
 
@@ -110,7 +115,7 @@ rule synthetic_seed:
     threads: THREADS
     resources:
         gpu_jobs=1,  # how many may share a GPU is limited with --resources gpu_jobs=N
-    priority: 85  # before the first notebook that needs it
+    priority: PRIORITY["seed"]
     shell:
         job(
             "synthetic --profile {PROFILE} --seed {wildcards.seed} --output {output:q}",
@@ -130,7 +135,7 @@ rule beyond:
     threads: THREADS
     resources:
         gpu_jobs=1,
-    priority: 83
+    priority: PRIORITY["beyond"]
     shell:
         job(
             "beyond --profile {PROFILE} --question {wildcards.question} --output {output:q}",
@@ -165,7 +170,7 @@ rule large:
             if MACHINES > 1
             else {}
         ),
-    priority: 82
+    priority: PRIORITY["large"]
     shell:
         job(
             "large --profile {PROFILE} --output {output:q} {params.together}",
@@ -186,13 +191,20 @@ rule experiment:
     threads: THREADS
     resources:
         gpu_jobs=1,
-    priority: 84
+    priority: PRIORITY["experiment"]
     shell:
         job(
             "experiment --profile {PROFILE} --name {wildcards.experiment} --output {output:q}",
             "The experiment {wildcards.experiment}",
             line="{params.line}",
         )
+
+
+def kind_of(notebook):
+    """What it counts as in ``ORDER``."""
+    if notebook == NOTEBOOKS[0]:
+        return "first notebook"
+    return "long notebook" if notebook.long else "notebook"
 
 
 for position, notebook in enumerate(NOTEBOOKS):
@@ -213,6 +225,6 @@ for position, notebook in enumerate(NOTEBOOKS):
         params:
             selection=(f"--seeds {SEEDS} " if SEEDS else "")
             + (f"--experiments {EXPERIMENTS}" if EXPERIMENTS else ""),
-        priority: 81 if notebook.long else 100 - 10 * position  # in their order
+        priority: PRIORITY[kind_of(notebook)] - position
         shell:
             job("notebook {rule} --profile {PROFILE} {params.selection}", "Notebook {rule}")

@@ -3,7 +3,7 @@
 Every step is a method that trains or finds its result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ class CorpusStudy(TextStudy):
         self.corpus = corpus.head(**own.first.model_dump())
         _check_length(self.corpus, own)
         key = {"corpus": self.corpus.checksums, "first": own.first.model_dump()}
+        self._made: dict[tuple, torch.Tensor] = {}
         super().__init__(own, name, self.corpus, key, seed)
 
     def options(self) -> list[str]:
@@ -80,6 +81,12 @@ class CorpusStudy(TextStudy):
             for name, trained in tried.items():
                 if name != OWN:
                     yield f"search_{kind}_{name.replace(' ', '_')}", trained
+
+    def _once(self, key: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Of models that no longer change: many fine-tunings read them on the same text."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     # Measures
 

@@ -283,6 +283,9 @@ class FinetuningStreams(StreamTask):
     ``second_term`` says how the divergence is taken. Its exact sum needs p̂ of every word, so both
     frozen models are read along in every step, their states carried; log q of all words is then
     held with what its gradient needs, for a mixture once an expert.
+
+    ``once(key, make)`` returns what ``make()`` does, or did for this key: fine-tunings of one text
+    that start from the same models can share what these say.
     """
 
     criterion = "perplexity"
@@ -293,29 +296,37 @@ class FinetuningStreams(StreamTask):
         q0: nn.Module,
         discriminator: nn.Module | None,
         second_term: SecondTerm | None = None,
+        once: Callable[[tuple, Callable[[], Tensor]], Tensor] = lambda _, make: make(),
         **options,
     ):
         self._term = second_term or SecondTerm()
+        self._once = once
         self._frozen = {"q0": q0.eval()}
         if discriminator is not None:
             self._frozen["discriminator"] = discriminator.eval()
         self._is_sum = self._term.estimate == "sum"
         how = {"readers": self._frozen} if self._is_sum else {"others": [*self._frozen.values()]}
         super().__init__(*args, **how, **options)
-        self._valid_frozen = self._read_frozen(self.on_valid)
+        self._valid_frozen = self._read_frozen(("valid",), self.on_valid)
 
     def new_text(self) -> None:
         """Read the frozen models along the text, once; the sum computes p̂ anew in every step."""
-        text = self.train[:-1], self.train[1:]
         self._cached: tuple[Tensor, ...] = ()
-        if not self._is_sum:
-            self._cached = self._read_frozen(lambda read, *models: along(models, *text, read))
+        if self._is_sum:
+            return
+        text = self.train[:-1], self.train[1:]
+        streams = self.training.batch_size, self._mine.start, self._mine.stop, *self._parts
+        self._cached = self._read_frozen(streams, lambda read, *models: along(models, *text, read))
 
-    def _read_frozen(self, over: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    def _read_frozen(self, text: tuple, compute: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         """log q_0 and the log-odds at the true words; a normaliser of p̂ is part of the odds.
 
-        ``over(read, *models)`` returns what ``read`` makes of each token of a text.
+        ``compute(read, *models)`` returns what ``read`` makes of each token of this ``text``.
         """
+
+        def over(read: Callable, *models: StreamModel) -> Tensor:
+            return self._once((read, text), lambda: compute(read, *models))
+
         q0, discriminator = self._frozen["q0"], self._frozen.get("discriminator")
         log_q0 = over(q0.log_q_of, q0)
         if discriminator is None:

@@ -3,7 +3,7 @@
 What sections 4.1 and 4.2 do with a corpus and section 4.3 with text that comes in parts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -135,6 +135,7 @@ class TextStudy:
                 ),
                 q0=q0.model,
                 discriminator=discriminator and discriminator.model,
+                once=self._once,
             ),
         )
 
@@ -261,6 +262,10 @@ class TextStudy:
 
     def _tokens(self, split: str) -> torch.Tensor:
         return on_device(getattr(self.text, split), self.device)
+
+    def _once(self, key: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What the frozen models say at each token; a long text's is not kept."""
+        return make()
 
     def _task(self, title: str, model: AWDLSTM, training: StreamTraining) -> tuple:
         return f"{title} ({self.name})", model, self.text, training, self.seed

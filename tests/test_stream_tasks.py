@@ -186,6 +186,34 @@ def test_cached_frozen_numbers_equal_recomputing_both_frozen_models():
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-11)
 
 
+def test_finetunings_of_one_study_share_what_the_frozen_models_say():
+    """As it would be read anew: with and without discriminator, and in other streams too."""
+    q0, r, other_r = (network(seed=seed) for seed in (1, 2, 4))
+    said = {}
+    made = []
+
+    def once(key, make):
+        if key not in said:
+            made.append(key)
+            said[key] = make()
+        return said[key]
+
+    def task(discriminator, batch_size, **options):
+        settings = TRAINING.model_copy(update={"regularised": False, "batch_size": batch_size})
+        models = {"q0": q0, "discriminator": discriminator}
+        task = FinetuningStreams("t", network(3), corpus(), settings, 0, **models, **options)
+        task.batches(0, batch_size)
+        return task
+
+    for of in [(r, 4), (None, 4), (r, 3), (other_r, 4), (r, 4)]:
+        shared, alone = task(*of, once=once), task(*of)
+        for mine, anew in zip(shared._cached, alone._cached, strict=True):
+            torch.testing.assert_close(mine, anew, rtol=0, atol=0)
+        assert shared.validate() == alone.validate()
+    # q_0 on the validation text and on two cuts into streams; r likewise; the other r on one cut.
+    assert len(made) == 3 + 3 + 2
+
+
 class Own(nn.Module):
     """A user's network: what it has read of a piece makes its logits; with dropout of its own."""
 
