@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import paperlib
-from paperlib import launch, notebooks, paths, settings
+from paperlib import launch, notebooks, paths, profile_files, settings
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -29,8 +29,8 @@ EXPERIMENTS = config.get("experiments")  # None: all that the profile has
 PROCESSES = int(config.get("processes", 1))  # of section 4.3, on each machine
 MACHINES = int(config.get("machines", 1))
 SUPERVISED = "supervised" in config  # by `python -m paperlib run`
-if PROFILE not in settings.names():
-    there_are = ", ".join(settings.names())
+if PROFILE not in profile_files.names():
+    there_are = ", ".join(profile_files.names())
     raise WorkflowError(f"there is no profile {PROFILE!r}; choose one of {there_are}.")
 PLAN = settings.load(PROFILE, seeds=SEEDS, experiments=EXPERIMENTS)
 NOTEBOOKS = [book for book in notebooks.declared().values() if book.has_part_in(PLAN)]
@@ -60,7 +60,7 @@ REPORT = f"{MARKS}/failure.txt"
 STARTERS = {"__main__.py", "cli.py", "jobs.py", "launch.py", "notebooks.py"}
 LIBRARY = Path(paperlib.__file__).parent
 # What a profile runs is measured against the paper's sizes.
-SOURCES = [str(paths.PROFILES / f"{name}.toml") for name in sorted({PROFILE, "paper"})]
+SOURCES = sorted(str(path) for path in {*profile_files.files(PROFILE), *profile_files.files("paper")})
 SOURCES += [str(LIBRARY / name) for name in ("claims.toml", "reporting/report.html.j2")]
 SOURCES += sorted(str(path) for path in LIBRARY.rglob("*.py") if path.name not in STARTERS)
 

@@ -3,9 +3,9 @@
 Popov & Kudinov, 2018. The library is small on purpose and layered: a module imports only from
 lower levels, or from its own without going in circles (``tests/test_layers.py`` enforces it).
 
-0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``, ``paths``,
-   ``progress``, ``hardware``, ``distributed``, ``arguments``, ``threads``,
-   ``lifetime``, ``files``, ``kept``, ``captured``
+0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``,
+   ``profile_files``, ``paths``, ``progress``, ``hardware``, ``distributed``, ``arguments``,
+   ``threads``, ``lifetime``, ``files``, ``kept``, ``captured``
 1. data and layers: ``proposals``, ``trigram``, ``divergences``, ``estimates``,
    ``frequency_bins``
 2. models: ``models``, ``perturb``, ``truth``

@@ -204,9 +204,9 @@ def shards(folder: Path, processes: int | None, **options) -> int:
 
 def profiles() -> int:
     """List the profiles."""
-    from paperlib import settings
+    from paperlib import profile_files, settings
 
-    for name in settings.names():
+    for name in profile_files.names():
         print(f"{name:<10} {settings.load(name).summary}")
     return 0
 

@@ -1,26 +1,20 @@
-"""Profiles: one declarative TOML file each, validated into frozen settings.
+"""Profiles: declarative TOML files, validated into frozen settings.
 
 Unknown keys and values out of range are refused in one sentence, so a typing error never runs
 silently with a default.
 """
 
-import tomllib
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from paperlib import paths
 from paperlib.network import Network
+from paperlib.profile_files import SettingsError, files, values
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
-
-
-class SettingsError(ValueError):
-    """A profile is unknown or not valid; the message is one sentence for the user."""
 
 
 class Settings(BaseModel):
@@ -334,11 +328,6 @@ class Profile(Settings):
     large: LargeScale | None = None
 
 
-def names() -> list[str]:
-    """Names of the profiles there are."""
-    return sorted(path.stem for path in paths.PROFILES.glob("*.toml"))
-
-
 def load(name: str, *, seeds: int | None = None, experiments: str | None = None) -> Profile:
     """Read and validate a profile by name, or by the path of a file ending in ``.toml``.
 
@@ -348,17 +337,9 @@ def load(name: str, *, seeds: int | None = None, experiments: str | None = None)
     Raises :class:`SettingsError` for an unknown name, a file that is no TOML, an unknown key or a
     value out of range.
     """
-    path = Path(name) if name.endswith(".toml") else paths.PROFILES / f"{name}.toml"
-    if not path.is_file():
-        raise SettingsError(f"there is no profile {name!r}; choose one of {', '.join(names())}")
+    path = files(name)[0]
     try:
-        profile = Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path.name} is no UTF-8 at byte {error.start}") from None
-    except OSError as error:
-        raise SettingsError(f"{path.name} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path.name} is not valid TOML: {error}") from None
+        profile = Profile.model_validate(values(name))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the profile"

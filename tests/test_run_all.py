@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import CHECKOUT
 
-from paperlib import notebooks, settings
+from paperlib import notebooks, profile_files
 
 STUB = """#!/usr/bin/env bash
 # Stands in for Python: answers questions, writes down tasks, and makes environments of itself.
@@ -102,7 +102,7 @@ def copy(tmp_path) -> Copy:
 def test_wrong_options_get_one_sentence_before_anything_is_installed(copy, options, message):
     result = copy.run(*options)
     assert result.returncode == 2
-    assert message.format(profiles=", ".join(settings.names())) in result.stderr
+    assert message.format(profiles=", ".join(profile_files.names())) in result.stderr
     assert result.stderr.count("\n") == 1
     assert copy.tasks() == []
     assert not (copy.folder / ".venv").exists()

@@ -3,14 +3,15 @@
 import pytest
 
 from paperlib import paths
-from paperlib.settings import SettingsError, load, names
+from paperlib.profile_files import files, names
+from paperlib.settings import SettingsError, load
 
 
 def test_the_profiles_of_the_contract_are_there():
-    assert names() == ["medium", "overnight", "paper", "quick", "smoke"]
+    assert {"medium", "paper", "quick", "smoke"} < set(names())
 
 
-@pytest.mark.parametrize("name", ["medium", "overnight", "paper", "quick", "smoke"])
+@pytest.mark.parametrize("name", names())
 def test_every_profile_is_valid_and_bears_its_name(name):
     profile = load(name)
     assert profile.name == name
@@ -111,8 +112,43 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
 
 
 def test_an_unknown_profile_is_told_the_choice():
-    with pytest.raises(SettingsError, match="no profile 'huge'; choose one of medium, overnight"):
+    with pytest.raises(SettingsError, match="no profile 'huge'; choose one of converged, medium"):
         load("huge")
+
+
+def based_on(tmp_path, base, text, name="own"):
+    path = tmp_path / f"{name}.toml"
+    path.write_text(f'name = "{name}"\nbased_on = "{base}"\n{text}', encoding="utf-8")
+    return str(path)
+
+
+def test_a_profile_that_is_based_on_another_says_what_differs(tmp_path):
+    text = "[synthetic.language_model]\nmax_epochs = 9\n[[synthetic.curves]]\n"
+    text += 'loss = "cross_entropy"\nlearning_rate = 0.5\nepochs = 1\n'
+    middle = based_on(tmp_path, "smoke", text)
+    outer = based_on(tmp_path, middle, "[synthetic]\nseeds = 5\n", name="outer")
+    found, base = load(outer), load("smoke")
+    assert (found.name, found.synthetic.seeds) == ("outer", 5)
+    assert [curve.learning_rate for curve in found.synthetic.curves] == [0.5]
+    changed = base.synthetic.language_model.model_copy(update={"max_epochs": 9})
+    assert found.synthetic.language_model == changed
+    assert found.synthetic.discriminator == base.synthetic.discriminator
+    assert (found.corpora, found.large) == (base.corpora, base.large)
+    assert [path.name for path in files(outer)] == ["outer.toml", "own.toml", "smoke.toml"]
+
+
+def test_a_base_that_is_none_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"own\.toml: based_on: there is no profile 'huge'"):
+        load(based_on(tmp_path, "huge", ""))
+    own = based_on(tmp_path, tmp_path / "other.toml", "")
+    other = based_on(tmp_path, own, "", name="other")
+    with pytest.raises(SettingsError, match=r"other\.toml: based_on: '.*own\.toml' is itself"):
+        load(own)
+    assert other
+    path = tmp_path / "number.toml"
+    path.write_text("based_on = 3")
+    with pytest.raises(SettingsError, match=r"number\.toml: based_on: 3 is no name of a profile"):
+        load(str(path))
 
 
 def test_seeds_below_one_are_refused():
