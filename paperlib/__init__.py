@@ -5,7 +5,7 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
 
 0. formulas, settings, folders: ``losses``, ``proposition1``, ``network``, ``settings``,
    ``profile_files``, ``paths``, ``progress``, ``hardware``, ``distributed``, ``arguments``,
-   ``threads``, ``lifetime``, ``files``, ``kept``, ``captured``
+   ``threads``, ``lifetime``, ``files``, ``kept``, ``remembered``, ``captured``
 1. data and layers: ``proposals``, ``trigram``, ``divergences``, ``estimates``,
    ``frequency_bins``
 2. models: ``models``, ``perturb``, ``truth``

@@ -3,7 +3,7 @@
 Every step is a method that trains or finds its result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from paperlib.checkpoints import load_arrays, load_json, save, save_json
 from paperlib.corpora.known import KNOWN
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
+from paperlib.remembered import Remembered
 from paperlib.stages import Trained
 from paperlib.stream_text import on_device
 from paperlib.text_study import BEST, OPTIONS, TextStudy
@@ -42,8 +43,7 @@ class CorpusStudy(TextStudy):
         self.corpus = corpus.head(**own.first.model_dump())
         _check_length(self.corpus, own)
         key = {"corpus": self.corpus.checksums, "first": own.first.model_dump()}
-        self._made: dict[tuple, torch.Tensor] = {}
-        super().__init__(own, name, self.corpus, key, seed)
+        super().__init__(own, name, self.corpus, key, seed, once=Remembered())
 
     def options(self) -> list[str]:
         """The ways of fine-tuning that this profile runs."""
@@ -81,12 +81,6 @@ class CorpusStudy(TextStudy):
             for name, trained in tried.items():
                 if name != OWN:
                     yield f"search_{kind}_{name.replace(' ', '_')}", trained
-
-    def _once(self, key: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Of models that no longer change: many fine-tunings read them on the same text."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
 
     # Measures
 

@@ -19,6 +19,7 @@ from paperlib.estimates import error_of_mean
 from paperlib.evaluation import finetuning_measures, perplexity
 from paperlib.losses import exact_reverse_kl, finetuning_loss, log_p_hat
 from paperlib.models.stream import State, StreamModel
+from paperlib.remembered import anew
 from paperlib.settings import SecondTerm, StreamTraining
 from paperlib.stream_text import Text, on_device, steps_of_parts, streams_of
 from paperlib.streams import Piece, Read, along, equal_pieces, fixed_piece, over_tokens, pieces
@@ -284,8 +285,8 @@ class FinetuningStreams(StreamTask):
     frozen models are read along in every step, their states carried; log q of all words is then
     held with what its gradient needs, for a mixture once an expert.
 
-    ``once(key, make)`` returns what ``make()`` does, or did for this key: fine-tunings of one text
-    that start from the same models can share what these say.
+    Fine-tunings of one text from the same models can share what these say: with one ``once``, a
+    :class:`~paperlib.remembered.Remembered`.
     """
 
     criterion = "perplexity"
@@ -296,7 +297,7 @@ class FinetuningStreams(StreamTask):
         q0: nn.Module,
         discriminator: nn.Module | None,
         second_term: SecondTerm | None = None,
-        once: Callable[[tuple, Callable[[], Tensor]], Tensor] = lambda _, make: make(),
+        once: Callable[[tuple, Callable[[], Tensor]], Tensor] = anew,
         **options,
     ):
         self._term = second_term or SecondTerm()

@@ -6,7 +6,6 @@ weights and the order of the batches. The language itself is drawn by a seed of 
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +18,11 @@ from paperlib.losses import log_p_hat
 from paperlib.models import LSTM
 from paperlib.models.readings import log_q, log_q_of
 from paperlib.perturb import amount_for, choose_word, lower_bias
+from paperlib.remembered import Remembered
 from paperlib.stages import Trained
 from paperlib.tasks import DiscriminatorTask, FinetuningTask, LanguageModelTask, Probe, Split
 from paperlib.training import TrainingError
 from paperlib.trigram import TrigramLanguage
-
-T = TypeVar("T")
 
 MODELS = ("initial", "perturbed")
 """The two models that section 3 fine-tunes."""
@@ -38,7 +36,7 @@ class SyntheticStudy:
         self.seed = seed
         self.device = hardware.device()
         self.language = TrigramLanguage(**profile.language.model_dump())
-        self._made = {}
+        self._once = Remembered()
 
     # Data
 
@@ -340,12 +338,6 @@ class SyntheticStudy:
     def _read_once(self, model: nn.Module, sentences: torch.Tensor, read: Callable) -> torch.Tensor:
         """Of models that no longer change: they are read in the same way by many fine-tunings."""
         return self._once((model, sentences, read), lambda: over_batches(model, sentences, read))
-
-    def _once(self, key: tuple, make: Callable[[], T]) -> T:
-        """What ``make`` returned the first time, for as long as the study lives."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
 
     def _options(self, training: settings.SentenceTraining) -> dict:
         return {

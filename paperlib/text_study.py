@@ -18,6 +18,7 @@ from paperlib.evaluation import perplexity
 from paperlib.losses import finetuning_loss
 from paperlib.models import AWDLSTM
 from paperlib.network import Network
+from paperlib.remembered import anew
 from paperlib.settings import StreamTraining
 from paperlib.stages import Trained
 from paperlib.stream_tasks import (
@@ -63,18 +64,28 @@ class TextStudy:
     """Language model, discriminator and fine-tuning on one text, for one seed.
 
     ``text`` has ``n_words`` and ``test`` beside what the trainings ask of it; ``text_key`` holds
-    what it depends on, as plain values; ``kind`` begins the names of the stages.
+    what it depends on, as plain values; ``kind`` begins the names of the stages. ``once`` is told
+    what frozen models say at each token of the text, which may be too long to remember it.
     """
 
     kind: str
 
-    def __init__(self, settings: Trainings, name: str, text: Text, text_key: dict, seed: int):
+    def __init__(
+        self,
+        settings: Trainings,
+        name: str,
+        text: Text,
+        text_key: dict,
+        seed: int,
+        once: Callable[[tuple, Callable[[], torch.Tensor]], torch.Tensor] = anew,
+    ):
         self.settings = settings
         self.name = name
         self.text = text
         self.seed = seed
         self.device = hardware.device()
         self._text_key = text_key
+        self._once = once
 
     # Models
 
@@ -262,10 +273,6 @@ class TextStudy:
 
     def _tokens(self, split: str) -> torch.Tensor:
         return on_device(getattr(self.text, split), self.device)
-
-    def _once(self, key: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """What the frozen models say at each token; a long text's is not kept."""
-        return make()
 
     def _task(self, title: str, model: AWDLSTM, training: StreamTraining) -> tuple:
         return f"{title} ({self.name})", model, self.text, training, self.seed

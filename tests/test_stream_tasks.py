@@ -14,6 +14,7 @@ from paperlib.losses import discriminator_loss, finetuning_loss
 from paperlib.models import AWDLSTM
 from paperlib.models.stream import FromLogits
 from paperlib.network import Dropout, Network
+from paperlib.remembered import Remembered
 from paperlib.settings import StreamTraining
 from paperlib.stream_tasks import DiscriminatorStreams, FinetuningStreams, LanguageModelStreams
 from paperlib.streams import Piece
@@ -189,14 +190,10 @@ def test_cached_frozen_numbers_equal_recomputing_both_frozen_models():
 def test_finetunings_of_one_study_share_what_the_frozen_models_say():
     """As it would be read anew: with and without discriminator, and in other streams too."""
     q0, r, other_r = (network(seed=seed) for seed in (1, 2, 4))
-    said = {}
-    made = []
+    remembered, made = Remembered(), []
 
     def once(key, make):
-        if key not in said:
-            made.append(key)
-            said[key] = make()
-        return said[key]
+        return remembered(key, lambda: made.append(key) or make())
 
     def task(discriminator, batch_size, **options):
         settings = TRAINING.model_copy(update={"regularised": False, "batch_size": batch_size})
