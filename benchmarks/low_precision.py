@@ -13,8 +13,9 @@ from paperlib.corpus_study import CorpusStudy
 from paperlib.evaluation import BATCH_SIZE
 from paperlib.models import AWDLSTM, LSTM
 from paperlib.models.readings import log_q_of
-from paperlib.stream_tasks import VALIDATION_STREAMS, LanguageModelStreams
+from paperlib.stream_tasks import LanguageModelStreams
 from paperlib.stream_text import on_device
+from paperlib.stream_training import VALIDATION_STREAMS
 from paperlib.streams import over_tokens
 from paperlib.synthetic import SyntheticStudy
 from paperlib.tasks import LanguageModelTask

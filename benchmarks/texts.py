@@ -31,7 +31,8 @@ from paperlib import hardware, settings
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
-from paperlib.stream_tasks import VALIDATION_STREAMS, LanguageModelStreams
+from paperlib.stream_tasks import LanguageModelStreams
+from paperlib.stream_training import VALIDATION_STREAMS
 from paperlib.streams import PIECE, Piece, over_tokens
 from paperlib.training import ADAM_BETAS, Trainer
 
@@ -42,7 +43,7 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class RandomText:
-    """A :class:`paperlib.stream_tasks.Text` of one part."""
+    """A :class:`paperlib.stream_text.Text` of one part."""
 
     train: np.ndarray
     valid: np.ndarray

@@ -11,7 +11,7 @@ lower levels, or from its own without going in circles (``tests/test_layers.py``
 2. models: ``models``, ``perturb``, ``truth``
 3. reading, measuring and keeping: ``corpora``, ``shards``, ``evaluation``, ``checkpoints``
 4. the one training loop and what it trains for: ``averaging``, ``training``, ``tasks``,
-   ``streams``, ``stream_text``, ``stream_tasks``, ``dynamic``
+   ``streams``, ``stream_text``, ``stream_training``, ``stream_tasks``, ``dynamic``
 5. what is run and shown: ``stages``, ``synthetic``, ``text_study``, ``corpus_study``,
    ``large_study``, ``beyond``, ``beyond_comparisons``, ``beyond_measures``, ``beyond_words``,
    ``reporting``, ``notebooks``, ``launch``, ``processes``, ``jobs``, ``scaling``, ``cli``

@@ -36,6 +36,11 @@ FOR_USERS = (
 failed in a kernel or another process, no more than the name is known."""
 
 
+STARTS = 3
+"""How often a kernel is started that does not answer: another program may have taken a port that
+was free when the kernel was given it. Most often the second start goes well."""
+
+
 class UsageError(Exception):
     """Something was asked for that is not there; the message is one sentence for the user."""
 
@@ -178,26 +183,11 @@ def restored_on_error(files: list[Path]) -> Iterator[None]:
 
 
 def _execute(notebook: Notebook, attempt: Path, parameters: dict) -> None:
-    """Run papermill; the notebook as far as it got is saved after each cell."""
-    import papermill
+    """Run the notebook; what fails is told in a :class:`NotebookError`."""
     from papermill.exceptions import PapermillExecutionError
 
-    # The kernel that this Python brings along, not one of the same name in the user's folders.
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    # Sliders are for people; executing one headless has been seen to wait for ever.
-    os.environ["PAPERLIB_HEADLESS"] = "1"
     try:
-        papermill.execute_notebook(
-            notebook.source,
-            attempt,
-            parameters,
-            kernel_name="python3",
-            language="python",
-            cwd=paths.NOTEBOOKS,
-            progress_bar={"desc": notebook.name, "dynamic_ncols": True},
-            record_timing=False,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-        )
+        _papermill(notebook, attempt, parameters)
     except PapermillExecutionError as error:
         if error.ename in FOR_USERS:
             raise NotebookError(f"Notebook {notebook.name}: {error.evalue}.") from None
@@ -210,6 +200,34 @@ def _execute(notebook: Notebook, attempt: Path, parameters: dict) -> None:
             what += " (its process was killed or crashed; most often the memory ran out)"
         number, source = _last_cell(attempt)
         raise NotebookError(_message(notebook, number, source, what, attempt)) from error
+
+
+def _papermill(notebook: Notebook, attempt: Path, parameters: dict) -> None:
+    """Run papermill; the notebook as far as it got is saved after each cell."""
+    import papermill
+
+    # The kernel that this Python brings along, not one of the same name in the user's folders.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    # Sliders are for people; executing one headless has been seen to wait for ever.
+    os.environ["PAPERLIB_HEADLESS"] = "1"
+    for starts_left in reversed(range(STARTS)):
+        try:
+            papermill.execute_notebook(
+                notebook.source,
+                attempt,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                cwd=paths.NOTEBOOKS,
+                progress_bar={"desc": notebook.name, "dynamic_ncols": True},
+                record_timing=False,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            )
+            return
+        except RuntimeError:  # also a kernel that does not answer, or dies before it does
+            in_a_cell, _ = _last_cell(attempt)
+            if in_a_cell or not starts_left:
+                raise
 
 
 def _message(notebook: Notebook, number: int, source: str, error: str, attempt: Path) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import stops_after
 
-from paperlib import captured, settings, stream_tasks, tasks, training
+from paperlib import captured, settings, stream_tasks, stream_training, tasks, training
 from paperlib.captured import Replayed
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.models import AWDLSTM, LSTM
@@ -158,7 +158,7 @@ def test_gradients_count_however_they_were_cleared():
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_a_training_is_the_same(case, tmp_path, monkeypatch):
     weights, history = trained(case, tmp_path / "replayed.pt")
-    for module in (tasks, stream_tasks):
+    for module in (tasks, stream_training):
         monkeypatch.setattr(module, "Replayed", NotReplayed)
     expected, expected_history = trained(case, tmp_path / "plain.pt")
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)

@@ -110,6 +110,32 @@ def test_dead_kernel_ends_within_seconds(project, end):
     assert lines[-1].startswith("DeadKernelError: Kernel died (its process was killed")
 
 
+DIES_AT_ITS_START = """
+import os, pathlib, sys
+starts = pathlib.Path({starts!r})
+if "ipykernel_launcher" in sys.orig_argv:
+    number = len(starts.read_text()) if starts.exists() else 0
+    starts.write_text("." * (number + 1))
+    if number < {deaths}:
+        os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("deaths", [1, 9])
+def test_a_kernel_that_dies_at_its_start_is_started_again(project, tmp_path, monkeypatch, deaths):
+    starts = tmp_path / "starts"
+    code = DIES_AT_ITS_START.format(starts=str(starts), deaths=deaths)
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if deaths < notebooks.STARTS:
+        assert run_second(project, *WRITE_ALL).is_file()
+    else:
+        with pytest.raises(NotebookError, match="01_second did not start") as caught:
+            run_second(project, *WRITE_ALL)
+        assert "Kernel died" in str(caught.value)
+    assert len(starts.read_text()) == min(deaths + 1, notebooks.STARTS)
+
+
 def test_missing_result(project):
     with pytest.raises(NotebookError, match=r"01_second ran through but did not write more\.txt"):
         run_second(project, *WRITE_ALL[:2])
