@@ -4,6 +4,7 @@ Every step is a method that trains or finds its result.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,21 @@ class CorpusStudy(TextStudy):
         """Cross-entropy alone stands beside all ways of Table 2."""
         return self.settings.all_options
 
+    @cached_property
+    def cross_entropy(self) -> Trained:
+        """The control: of the rates that are tried for it, that of the best validation perplexity,
+        so that no bad choice of ours speaks for the discriminator."""
+        return min(self._controls().values(), key=lambda trained: trained.progress.best)
+
+    def _controls(self) -> dict[str, Trained]:
+        """Cross-entropy alone at fine-tuning's rate, ``OWN``, and at those that are tried."""
+        tried = self.settings.search.cross_entropy if self.settings.search else ()
+        others = {rate_name(rate): self.cross_entropy_at(rate) for rate in tried}
+        return {OWN: self.cross_entropy_at()} | others
+
     def search(self) -> dict[str, dict[str, Trained]]:
-        """Discriminators, and fine-tunings of the paper's option, by what was tried; ``OWN`` first.
+        """Discriminators, fine-tunings of the paper's option, and controls where the profile has
+        them, by what was tried; ``OWN`` first.
 
         Empty where the profile tries nothing.
         """
@@ -64,7 +78,7 @@ class CorpusStudy(TextStudy):
             return {}
         rates = {rate_name(rate): {"learning_rate": rate} for rate in tried.discriminator}
         others = rates | {UNREGULARISED: {"regularised": False}}
-        return {
+        found = {
             "discriminator": {OWN: self.discriminator}
             | {
                 name: self.discriminator_by(own.model_copy(update=update), f"discriminator, {name}")
@@ -73,6 +87,7 @@ class CorpusStudy(TextStudy):
             "finetuning": {OWN: self.finetuned()}
             | {rate_name(rate): self.finetuned(BEST, rate) for rate in tried.finetuning},
         }
+        return found | ({"cross_entropy": self._controls()} if self.has_control else {})
 
     def trainings(self) -> Iterator[tuple[str, Trained]]:
         """All trainings of the experiment by name, each trained when it is reached."""

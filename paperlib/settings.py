@@ -139,6 +139,12 @@ class Search(Settings):
     discriminator: tuple[Positive, ...] = ()
     finetuning: tuple[Positive, ...] = ()
 
+class TextSearch(Search):
+    """The same for section 4, where there is a control."""
+
+    cross_entropy: tuple[Positive, ...] = ()
+    """The control takes the best of these and of fine-tuning's own."""
+
 
 class SecondTerm(Settings):
     """How fine-tuning takes the reverse KL divergence of eq. (9); the paper's eq. (12) by default.
@@ -277,7 +283,7 @@ class Experiment(Settings):
     all_options: bool = False
     """Fine-tune in all four ways of Table 2 and by cross-entropy alone, not in one way only."""
     dynamic: DynamicEvaluation | None = None
-    search: Search | None = None
+    search: TextSearch | None = None
     """Where it stands, a discriminator without dropout and other regularisation is trained too."""
 
 
@@ -337,13 +343,13 @@ def load(name: str, *, seeds: int | None = None, experiments: str | None = None)
     Raises :class:`SettingsError` for an unknown name, a file that is no TOML, an unknown key or a
     value out of range.
     """
-    path = files(name)[0]
     try:
         profile = Profile.model_validate(values(name))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the profile"
-        raise SettingsError(f"{path.name}: {where}: {first['msg']}") from None
+        read = ", based on ".join(path.name for path in files(name))
+        raise SettingsError(f"{read}: {where}: {first['msg']}") from None
     if seeds is not None:
         if seeds < 1:
             raise SettingsError(f"the number of seeds must be at least 1, not {seeds}")

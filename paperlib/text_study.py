@@ -150,13 +150,19 @@ class TextStudy:
             ),
         )
 
-    @cached_property
-    def cross_entropy(self) -> Trained:
-        """What fine-tuning is held against: on the same text, at its rate and without the network's
-        regularisation, cross-entropy alone."""
-        training = self.settings.finetuning.model_copy(update={"regularised": False})
+    def cross_entropy_at(self, learning_rate: float | None = None) -> Trained:
+        """The initial model trained on as fine-tuning does it without the network's regularisation,
+        at its rate or at another one, but by cross-entropy alone."""
+        rate = learning_rate or self.settings.finetuning.learning_rate
+        update = {"regularised": False, "learning_rate": rate}
+        training = self.settings.finetuning.model_copy(update=update)
         q0 = self.initial
         return self._language_model("cross_entropy", training, {"q0": q0.folder.name}, q0)
+
+    @cached_property
+    def cross_entropy(self) -> Trained:
+        """The control, which fine-tuning is held against: cross-entropy alone."""
+        return self.cross_entropy_at()
 
     def options(self) -> list[str]:
         """The ways of fine-tuning that are run."""
@@ -260,7 +266,7 @@ class TextStudy:
         for option in self.options():
             yield f"finetuning_{option}", self.finetuned(option)
         if self.has_control:
-            yield "finetuning_cross_entropy", self.cross_entropy
+            yield "finetuning_cross_entropy", self.cross_entropy_at()
 
     def log_q(self, trained: Trained, split: str) -> torch.Tensor:
         """Log-probability of every token of a split, ``(N,)`` on the device, nats."""

@@ -24,15 +24,17 @@ def test_each_training_differs_from_the_experiments_own_in_one_thing(study):
     found = study.search()
     assert list(found["discriminator"]) == [OWN, "rate 0.5", UNREGULARISED]
     assert list(found["finetuning"]) == [OWN, "rate 0.05"]
+    assert list(found["cross_entropy"]) == [OWN, "rate 0.01"]
     assert found["discriminator"][OWN].folder == study.discriminator.folder
     assert found["finetuning"][OWN].folder == study.finetuned().folder
     folders = {one.folder for tried in found.values() for one in tried.values()}
-    assert len(folders) == 5
+    assert len(folders) == 7
     names = [name for name, _ in study.trainings()]
-    assert names[-3:] == [
+    assert names[-4:] == [
         "search_discriminator_rate_0.5",
         "search_discriminator_unregularised",
         "search_finetuning_rate_0.05",
+        "search_cross_entropy_rate_0.01",
     ]
 
 
@@ -55,6 +57,16 @@ def test_measures_are_those_of_the_weights_that_were_kept(study):
     said = list(corpus_search.answer(study, found))
     assert len(said) == 3
     assert f"{regularisation.value:+.4f} (" in said[0]
+
+
+def test_the_control_is_the_best_of_its_rates(study):
+    tried = study.search()["cross_entropy"]
+    levels = {name: study.perplexities(one)["valid"] for name, one in tried.items()}
+    assert len(set(levels.values())) == 2
+    best = min(levels, key=levels.get)
+    assert study.models()["cross_entropy"].folder == tried[best].folder
+    table = corpus_search.table(study).set_index(["training", "tried"])
+    assert table.loc[("cross_entropy", best), "best"] == pytest.approx(levels[best], rel=1e-5)
 
 
 def test_every_measure_has_a_claim(study):

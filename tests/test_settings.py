@@ -137,6 +137,14 @@ def test_a_profile_that_is_based_on_another_says_what_differs(tmp_path):
     assert [path.name for path in files(outer)] == ["outer.toml", "own.toml", "smoke.toml"]
 
 
+def test_an_error_names_all_files_that_were_read(tmp_path):
+    text = "[synthetic.language_model]\nmax_epochs = 0\n"
+    outer = based_on(tmp_path, based_on(tmp_path, "smoke", text), "", name="outer")
+    expected = r"outer\.toml, based on own\.toml, based on smoke\.toml: synthetic\.language_model"
+    with pytest.raises(SettingsError, match=expected):
+        load(outer)
+
+
 def test_a_base_that_is_none_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"own\.toml: based_on: there is no profile 'huge'"):
         load(based_on(tmp_path, "huge", ""))

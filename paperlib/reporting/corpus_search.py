@@ -9,7 +9,11 @@ from paperlib.estimates import Estimate, means_of_stretches
 from paperlib.reporting.corpus_tables import NOT_RUN
 from paperlib.reporting.stretches import perplexities_of_stretches, stretched
 
-CRITERIA = {"discriminator": "valid. D", "finetuning": "valid. perplexity"}
+CRITERIA = {
+    "discriminator": "valid. D",
+    "finetuning": "valid. perplexity",
+    "cross_entropy": "valid. perplexity",
+}
 
 COLUMNS = ("training", "tried", "learning rate", "measure", "best", "best epoch", "epochs")
 
