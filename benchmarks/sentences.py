@@ -146,10 +146,14 @@ def discriminator(alternatives: bool = True, **options) -> Case:
 def frozen_at_every_step(setting: Setting, q0: LSTM, frozen: LSTM) -> dict:
     """Steps of eq. (12) that run both frozen models, by way."""
 
+    def plain_log_q_of(logits: Tensor, words: Tensor) -> Tensor:
+        rows = logits.float().flatten(0, 1)
+        return -F.cross_entropy(rows, words.flatten(), reduction="none").view(words.shape)
+
     def loss_of(logits: Tensor, words: Tensor, mixed: bool) -> Tensor:
-        log_q0 = log_q_of(setting.plain_logits(q0, words, mixed).float(), words)
+        log_q0 = plain_log_q_of(setting.plain_logits(q0, words, mixed), words)
         log_odds = log_odds_of(setting.plain_logits(frozen, words, mixed).float(), words)
-        return sum(finetuning_loss(log_q_of(logits.float(), words), log_q0, log_odds)).mean()
+        return sum(finetuning_loss(plain_log_q_of(logits, words), log_q0, log_odds)).mean()
 
     return setting.plain_steps("frozen models at every step", loss_of)
 

@@ -139,6 +139,7 @@ class Search(Settings):
     discriminator: tuple[Positive, ...] = ()
     finetuning: tuple[Positive, ...] = ()
 
+
 class TextSearch(Search):
     """The same for section 4, where there is a control."""
 

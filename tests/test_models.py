@@ -7,7 +7,7 @@ from conftest import needs_bfloat16
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperlib.models import LSTM
+from paperlib.models import LSTM, readings
 from paperlib.models.readings import log_odds_of, log_q, log_q_of, log_r
 from paperlib.settings import Model
 
@@ -102,6 +102,30 @@ def test_readings_are_normalised(seed):
     torch.testing.assert_close(
         log_odds_of(logits, target), (yes - no).gather(-1, at_target)[..., 0], rtol=1e-6, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("chunk", [1, 20, 10_000])
+def test_the_gradient_at_a_word_is_softmax_less_one_hot(chunk, monkeypatch):
+    monkeypatch.setattr(readings, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(0)
+    logits = 30 * torch.randn(3, 4, 9, generator=generator, dtype=torch.float64)
+    target = torch.randint(9, (3, 4), generator=generator)
+    weights = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    given = logits.clone().requires_grad_()
+    (weights * log_q_of(given, target)).sum().backward()
+    assert torch.equal(given, logits)
+    one_hot = torch.eye(9, dtype=torch.float64)[target]
+    expected = weights[..., None] * (one_hot - logits.softmax(-1))
+    torch.testing.assert_close(given.grad, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_a_reading_at_a_word_refuses_a_second_derivative():
+    logits = torch.zeros(1, 1, 3).requires_grad_()
+    value = log_q_of(logits, torch.zeros(1, 1, dtype=torch.int64)).sum()
+    with pytest.raises(RuntimeError, match="differentiated only once"):
+        torch.autograd.grad(value, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated only once"):
+        torch.autograd.grad(value, logits)
 
 
 @pytest.mark.gpu
