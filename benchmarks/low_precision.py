@@ -15,8 +15,7 @@ from paperlib.models import AWDLSTM, LSTM
 from paperlib.models.readings import log_q_of
 from paperlib.stream_tasks import LanguageModelStreams
 from paperlib.stream_text import on_device
-from paperlib.stream_training import VALIDATION_STREAMS
-from paperlib.streams import over_tokens
+from paperlib.streams import VALIDATION_STREAMS, over_tokens
 from paperlib.synthetic import SyntheticStudy
 from paperlib.tasks import LanguageModelTask
 from paperlib.training import Task, Trainer

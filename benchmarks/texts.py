@@ -32,8 +32,7 @@ from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
 from paperlib.stream_tasks import LanguageModelStreams
-from paperlib.stream_training import VALIDATION_STREAMS
-from paperlib.streams import PIECE, Piece, over_tokens
+from paperlib.streams import PIECE, VALIDATION_STREAMS, Piece, over_tokens
 from paperlib.training import ADAM_BETAS, Trainer
 
 WORDS = 10_000

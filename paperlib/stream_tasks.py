@@ -15,8 +15,8 @@ from paperlib.losses import exact_reverse_kl, finetuning_loss, log_p_hat
 from paperlib.models.stream import StreamModel
 from paperlib.remembered import anew
 from paperlib.settings import SecondTerm
-from paperlib.stream_training import VALIDATION_STREAMS, StreamTask
-from paperlib.streams import along, over_tokens
+from paperlib.stream_training import StreamTask
+from paperlib.streams import VALIDATION_STREAMS, along, over_tokens
 
 
 class LanguageModelStreams(StreamTask):

@@ -18,10 +18,16 @@ from paperlib.captured import Replayed, can_replay
 from paperlib.models.stream import State, StreamModel
 from paperlib.settings import StreamTraining
 from paperlib.stream_text import Text, on_device, steps_of_parts, streams_of
-from paperlib.streams import Piece, Read, equal_pieces, fixed_piece, over_tokens, pieces
+from paperlib.streams import (
+    VALIDATION_STREAMS,
+    Piece,
+    Read,
+    equal_pieces,
+    fixed_piece,
+    over_tokens,
+    pieces,
+)
 from paperlib.training import Task, TrainingError
-
-VALIDATION_STREAMS = 16
 
 _ALONE = "training with dropout runs in one process; set `regularised = false` to share it"
 _OTHER_PIECE = "a network that reads pieces of {} words is trained on such; set `bptt = {}`"

@@ -17,6 +17,9 @@ from paperlib.models.stream import StreamModel
 PIECE = 70
 """Steps that evaluation encodes at once, of no effect on its result where models have a state."""
 
+VALIDATION_STREAMS = 16
+"""In how many streams a validation or test text is read."""
+
 WARM_UP = 256
 """Steps read before a stream's first counted word, so that it starts from a state that has
 forgotten how many streams there are."""

@@ -22,14 +22,13 @@ from paperlib.remembered import anew
 from paperlib.settings import StreamTraining
 from paperlib.stages import Trained
 from paperlib.stream_tasks import (
-    VALIDATION_STREAMS,
     DiscriminatorStreams,
     FinetuningStreams,
     LanguageModelStreams,
     discriminator_losses,
 )
 from paperlib.stream_text import Text, on_device
-from paperlib.streams import over_tokens
+from paperlib.streams import VALIDATION_STREAMS, over_tokens
 
 OPTIONS = {
     "discriminator": (False, True),
