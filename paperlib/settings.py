@@ -287,6 +287,15 @@ class Experiment(Settings):
     search: TextSearch | None = None
     """Where it stands, a discriminator without dropout and other regularisation is trained too."""
 
+    @model_validator(mode="after")
+    def _rates_have_a_control(self):
+        if self.search and self.search.cross_entropy and not self.all_options:
+            raise ValueError(
+                "search.cross_entropy has rates of the control, which is run with `all_options = "
+                "true` alone; set it or leave the rates out"
+            )
+        return self
+
 
 class LargeScale(Settings):
     """Section 4.3: text that comes in parts, an epoch being one part.

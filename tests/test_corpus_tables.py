@@ -57,3 +57,17 @@ def test_without_dynamic_evaluation_its_table_says_so(studies, tmp_path):
     read = pd.read_csv(tmp_path / "dynamic_evaluation.csv")
     assert tuple(read.columns) == corpus_tables.DYNAMIC_COLUMNS
     assert corpus_tables.NOT_RUN in (tmp_path / "dynamic_evaluation.md").read_text(encoding="utf-8")
+
+
+def study_of(name, title, corpus="ptb"):
+    return SimpleNamespace(name=name, corpus=SimpleNamespace(title=title, name=corpus))
+
+
+def test_texts_are_named_once_or_with_the_experiments_they_are_of():
+    mos, doc = study_of("mos_ptb", "Penn"), study_of("doc_ptb", "Penn")
+    other = study_of("mos_wikitext2", "Wiki", "wikitext2")
+    assert corpus_tables.texts_of([mos, doc]) == "Penn"
+    assert corpus_tables.texts_of([other, mos, doc]) == "Penn; Wiki"
+    part = study_of("doc_ptb", "Penn, first 9")
+    expected = "Penn (mos_ptb); Penn, first 9 (doc_ptb); Wiki (mos_wikitext2)"
+    assert corpus_tables.texts_of([mos, part, other]) == expected

@@ -145,6 +145,12 @@ def test_an_error_names_all_files_that_were_read(tmp_path):
         load(outer)
 
 
+def test_rates_of_a_control_that_is_not_run_are_refused(tmp_path):
+    text = "[corpora.doc_ptb]\nall_options = false\n"
+    with pytest.raises(SettingsError, match=r"corpora\.doc_ptb: .*search\.cross_entropy has rates"):
+        load(based_on(tmp_path, "smoke", text))
+
+
 def test_a_base_that_is_none_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"own\.toml: based_on: there is no profile 'huge'"):
         load(based_on(tmp_path, "huge", ""))

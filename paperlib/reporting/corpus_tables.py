@@ -1,6 +1,6 @@
 """Tables 2 and 3 beside the paper's numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
@@ -59,6 +59,21 @@ def outcome(history: list[dict]) -> str:
     if loss == perplexity:
         return "no change" if loss == "stays" else f"both {loss.removesuffix('s')}"
     return f"loss {loss}, perplexity {perplexity}"
+
+
+def texts_of(studies: Iterable[CorpusStudy]) -> str:
+    """Which texts these experiments are about and, where some have different parts of one corpus,
+    which experiments each part is of."""
+    experiments: dict[tuple[str, str], list[str]] = {}
+    for study in studies:
+        text = study.corpus.title, study.corpus.name
+        experiments.setdefault(text, []).append(study.name)
+    corpora = {corpus for _, corpus in experiments}
+    if len(corpora) == len(experiments):
+        return "; ".join(sorted(title for title, _ in experiments))
+    return "; ".join(
+        sorted(f"{title} ({', '.join(names)})" for (title, _), names in experiments.items())
+    )
 
 
 def table2(study: CorpusStudy) -> pd.DataFrame:
