@@ -79,7 +79,8 @@ def rounded_products(enabled: bool = True) -> Iterator[None]:
 
     A CPU that multiplies bfloat16 rounds to that (8 bits, against 24 of float32). A GPU does so in
     the large sums over the vocabulary (:func:`rounds_to_bfloat16`), and rounds to TF32 (11 bits) in
-    all other products. Unlike autocast this leaves a sum of many logits its last digits.
+    all other products. Unlike autocast this leaves a sum of many logits its last digits. A CPU's
+    gradients by logits and their products are bfloat16 too (:mod:`paperlib.models.products`).
     """
     backends = (
         (torch.backends.mkldnn.matmul, "bf16"),

@@ -17,6 +17,9 @@ from paperlib.network import Network
 ROWS, K, V, E = 7, 3, 11, 4
 LARGE = 1 << 25
 
+no_gpu_skips = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+on_a_gpu = [pytest.mark.gpu, no_gpu_skips]
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -353,8 +356,7 @@ def test_on_a_gpu_a_twentieth_of_all_logits_three_times_is_enough():
     assert chunk < 0.05 * 3 * 4 * rows * experts * words
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
 @pytest.mark.parametrize(
     ("dtype", "rounded", "limit"),
     [
@@ -364,16 +366,20 @@ def test_on_a_gpu_a_twentieth_of_all_logits_three_times_is_enough():
     ],
 )
 @pytest.mark.parametrize("words", [V, 3000, 3001])
+@pytest.mark.parametrize("keep", [0, fused.KEEP])
 @pytest.mark.parametrize("kind", FUNCTIONS)
-def test_a_gpu_computes_the_same_sums(kind, words, dtype, rounded, limit, monkeypatch):
+def test_every_device_computes_the_same_sums(
+    kind, keep, words, dtype, rounded, limit, device, monkeypatch
+):
     monkeypatch.setattr(fused, "GPU_CHUNK", 20 * words)
+    monkeypatch.setattr(fused, "KEEP", keep)
     parts, last = arguments(kind, rows=50, words=words)
     function, plain = FUNCTIONS[kind]
     reference = differentiable(parts)
     exact = plain(*reference, last)
     expected = [exact.detach(), *torch.autograd.grad(exact.sum(), reference)]
-    inputs = differentiable(part.to("cuda", dtype) for part in parts)
-    last = last.to("cuda", dtype if last.is_floating_point() else None)
+    inputs = differentiable(part.to(device, dtype) for part in parts)
+    last = last.to(device, dtype if last.is_floating_point() else None)
     with hardware.rounded_products(rounded):
         value = function(*inputs, last)
         found = [value.detach(), *torch.autograd.grad(value.sum(), inputs)]
@@ -382,7 +388,7 @@ def test_a_gpu_computes_the_same_sums(kind, words, dtype, rounded, limit, monkey
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+@no_gpu_skips
 def test_a_gpu_finds_all_words_of_a_mixture_in_log_space():
     latents, log_pi, embedding, bias = (part.cuda() for part in arguments("sigmoid")[0])
     bias[3] -= 800.0  # e^-800 is no number

@@ -1,6 +1,7 @@
 """``run_all.sh``: its options, and the set-up, with a Python that only writes down its tasks."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -124,6 +125,8 @@ def test_help(copy):
         "help",
     ):
         assert f"--{option}" in result.stdout
+    for profile in profile_files.names():
+        assert re.search(rf"--profile NAME .*\b{profile}\b", result.stdout)
     assert copy.tasks() == []
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paperlib import hardware
+from paperlib.models.products import multiply, rounds
 
 CHUNK = 1 << 21
 """Logits that a CPU's thread works on at once: few enough for the cache, enough for fast
@@ -51,11 +52,7 @@ def _chunks(rows: int, words: int, device: torch.device, experts: int = 1) -> It
 
 def _kept_dtype(latents: Tensor) -> torch.dtype:
     """What is only multiplied later can be kept as a CPU's rounded product would take it."""
-    return torch.bfloat16 if not latents.is_cuda and _rounds(latents) else latents.dtype
-
-
-def _rounds(factor: Tensor) -> bool:
-    return factor.dtype == torch.float32 and hardware.rounds_to_bfloat16(factor.device)
+    return torch.bfloat16 if not latents.is_cuda and rounds(latents) else latents.dtype
 
 
 def _factor(vectors: Tensor, multiple: int = 1) -> Tensor:
@@ -64,17 +61,10 @@ def _factor(vectors: Tensor, multiple: int = 1) -> Tensor:
     For the kernels of a GPU that rounds they are cast to bfloat16 and filled up with zeros to
     ``ALIGNED`` units and to a ``multiple`` of rows.
     """
-    if not (_kernels(vectors) and _rounds(vectors)):
+    if not (_kernels(vectors) and rounds(vectors)):
         return vectors
     rows, units = vectors.shape[-2:]
     return F.pad(vectors.bfloat16(), (0, -units % ALIGNED, 0, -rows % multiple))
-
-
-def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """``(n, m)`` times ``(m, o)``; of bfloat16 the result is float32, as its sums are."""
-    if left.dtype == torch.bfloat16:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left @ right
 
 
 def _kept_rows(ctx, entries: int, latents: Tensor, with_gradient: bool) -> int:
@@ -122,7 +112,7 @@ class _OutputGradient:
         if by_logits.dtype == self.sum.dtype:
             self.sum.addmm_(by_logits.T, rows, alpha=sign)
         else:
-            product = _multiply(by_logits.T, rows.to(by_logits.dtype))
+            product = multiply(by_logits.T, rows)
             self.sum.add_(product[: len(self.sum)], alpha=sign)
 
     def parts(self) -> tuple[Tensor, Tensor]:
@@ -144,7 +134,7 @@ class _Logits:
 
     def __call__(self, part: slice, out: Tensor | None = None) -> Tensor:
         if _kernels(self.latents):
-            return _multiply(self.latents[part], self.embedding.T)
+            return multiply(self.latents[part], self.embedding.T)
         if out is None:
             if self.buffer is None:
                 self.buffer = self.latents.new_empty(self.shape)
@@ -196,18 +186,18 @@ class _TargetLogSoftmax(torch.autograd.Function):
             output.add(target, output.rows(latents, grad))
         chunks = list(_chunks(len(latents), len(bias), latents.device))
         logits_of, own = _Logits(latents, embedding, bias, chunks), _kernels(latents)
+        factor = logits_of.embedding if own else embedding.to(ctx.kept.dtype)
         for part in chunks:
             largest = ctx.largest[part]
             if part.stop <= len(ctx.kept):
-                exponentials = ctx.kept[part].to(latents.dtype)
+                exponentials = ctx.kept[part]
             elif own:
-                dtype = logits_of.latents.dtype
-                exponentials = own.exponentials(logits_of(part), bias, largest, dtype)
+                exponentials = own.exponentials(logits_of(part), bias, largest, factor.dtype)
             else:
-                exponentials = _exponentials_(logits_of(part), largest)
+                exponentials = _exponentials_(logits_of(part), largest).to(factor.dtype)
             # Softmax is exponentials / total; the division is left to the narrow side.
             scale = grad[part] / ctx.totals[part].unsqueeze(-1)
-            product = _multiply(exponentials, logits_of.embedding)
+            product = multiply(exponentials, factor)
             grad_latents[part] -= product[:, : output.units] * scale
             output.add_product(exponentials, output.rows(latents[part], scale), sign=-1)
         if len(ctx.kept):
@@ -270,7 +260,7 @@ def _logits(latents: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
     """W z + b, for kernels W z, ``(n, K, V)`` for ``latents`` ``(n, K, E)``."""
     rows = latents.flatten(0, 1)
     if _kernels(latents):
-        logits = _multiply(rows, embedding.T)
+        logits = multiply(rows, embedding.T)
     else:
         logits = torch.addmm(bias, rows, embedding.T)
     return logits.view(*latents.shape[:2], -1)
@@ -330,6 +320,8 @@ class _SigmoidMixture(torch.autograd.Function):
         grad_latents, grad_log_pi = torch.empty_like(latents), torch.empty_like(log_pi)
         output = _OutputGradient(embedding)
         rounded, embedding = _factor(latents), _factor(embedding, ALIGNED)
+        # Chunks share what a CPU rounds.
+        multiplied = embedding.to(_kept_dtype(latents)) if not _kernels(latents) else embedding
         kept = ctx.kept
         if kept:
             ctx.kept = None
@@ -340,9 +332,9 @@ class _SigmoidMixture(torch.autograd.Function):
                 _, of_logits, factor, of_log_pi = _expectation(
                     rounded[part], log_pi[part], embedding, bias, log_q0[part], True
                 )
-            of_logits = of_logits.to(rounded.dtype).flatten(0, 1)
+            of_logits = of_logits.flatten(0, 1)
             scale = (factor * grad[part, None]).unsqueeze(-1)
-            product = _multiply(of_logits, embedding)[:, : output.units]
+            product = multiply(of_logits, multiplied)[:, : output.units]
             grad_latents[part] = product.view_as(latents[part]) * scale
             rows = output.rows(latents[part].flatten(0, 1), scale.flatten(0, 1))
             output.add_product(of_logits, rows)

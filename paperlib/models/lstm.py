@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib import settings
+from paperlib.models.products import linear
 from paperlib.models.recurrent import lstm
 
 
@@ -66,4 +67,5 @@ class LSTM(nn.Module):
         weights = [weight for layer in recurrent.all_weights for weight in layer]
         with torch.autocast(words.device.type, torch.bfloat16, enabled=mixed):
             hidden, *_ = lstm(values, (zeros, zeros), weights, recurrent.num_layers)
-        return self.output(hidden.transpose(0, 1).to(self.output.weight.dtype))
+        hidden = hidden.transpose(0, 1).to(self.output.weight.dtype)
+        return linear(hidden, self.output.weight, self.output.bias)

@@ -7,32 +7,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.losses import CHUNK
-
 
 class _LogSoftmaxAt(torch.autograd.Function):
     """log softmax of ``(N, V)`` logits at a word of each row, with one buffer of their size.
 
-    It becomes the gradient in place, a chunk of rows in the cache at a time; plain autograd makes
-    two more of that size.
+    It holds the softmax and becomes the gradient in place; plain autograd makes two more of that
+    size, and takes exponentials twice.
     """
 
     @staticmethod
     def forward(ctx, logits: Tensor, target: Tensor) -> Tensor:
-        ctx.log_q = logits.log_softmax(-1)
+        ctx.q = logits.softmax(-1)
         ctx.save_for_backward(target)
-        return ctx.log_q.gather(-1, target).squeeze(-1)
+        # The largest of q is 1 / Σ_w exp(logit_w − largest logit), and never small: this is exact
+        # where the word's own q is too small for a number.
+        log_of_sum = logits.amax(-1) - ctx.q.amax(-1).log_()
+        return logits.gather(-1, target).squeeze(-1) - log_of_sum
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (target,) = ctx.saved_tensors
-        gradient, ctx.log_q = ctx.log_q, None
+        gradient, ctx.q = ctx.q, None
         if gradient is None or torch.is_grad_enabled():  # on here only for create_graph
             raise RuntimeError("a word's log-probability can be differentiated only once")
-        grad, rows = grad.unsqueeze(-1), max(1, CHUNK // gradient.shape[-1])
-        for part, of_part in zip(gradient.split(rows), grad.split(rows), strict=True):
-            part.exp_().mul_(-of_part)
-        return gradient.scatter_add_(-1, target, grad), None
+        grad = grad.unsqueeze(-1)
+        return gradient.mul_(-grad).scatter_add_(-1, target, grad), None
 
 
 def log_q(logits: Tensor) -> Tensor:
