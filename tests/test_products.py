@@ -72,6 +72,6 @@ def test_one_bfloat16_factor_makes_a_product_one_of_bfloat16(rounded):
         for factor, is_rounded in zip(factors, rounded, strict=True)
     ]
     product = multiply(*given)
-    assert product.dtype == torch.float32
+    assert product.dtype == torch.bfloat16
     left, right = (factor.bfloat16().double() for factor in factors)
     torch.testing.assert_close(product.double(), left @ right, rtol=EPSILON, atol=EPSILON)

@@ -20,14 +20,14 @@ def rounds(factor: Tensor) -> bool:
 def multiply(left: Tensor, right: Tensor) -> Tensor:
     """``(n, m)`` times ``(m, o)``; where one factor is bfloat16, the other is made so too.
 
-    Then sums and result are float32, but for a CPU's result, which was rounded once.
+    Then sums are float32, and so is a GPU's result; a CPU's is rounded once, to bfloat16.
     """
     if torch.bfloat16 not in (left.dtype, right.dtype):
         return left @ right
     left, right = left.bfloat16(), right.bfloat16()
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)
-    return (left @ right).float()
+    return left @ right
 
 
 class _Linear(torch.autograd.Function):
@@ -42,7 +42,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         latents, weight = ctx.saved_tensors
         rounded = grad.bfloat16()
-        return multiply(rounded, weight), multiply(rounded.T, latents), grad.sum(0)
+        by_latents, by_weight = multiply(rounded, weight), multiply(rounded.T, latents)
+        return by_latents.to(grad.dtype), by_weight.to(grad.dtype), grad.sum(0)
 
 
 def linear(latents: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
