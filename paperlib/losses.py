@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1 << 18
-"""Vocabulary entries that a fused loss works on at once: temporaries stay in the cache."""
+"""Vocabulary entries that the fused loss works on at once: temporaries stay in the cache."""
 
 
 class _ExpectationUnderQ(torch.autograd.Function):

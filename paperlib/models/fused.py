@@ -67,6 +67,11 @@ def _factor(vectors: Tensor, multiple: int = 1) -> Tensor:
     return F.pad(vectors.bfloat16(), (0, -units % ALIGNED, 0, -rows % multiple))
 
 
+def _of_gradients(embedding: Tensor) -> Tensor:
+    """A factor of logits as gradients' products take it; what a CPU rounds, all chunks share."""
+    return embedding.to(_kept_dtype(embedding))
+
+
 def _kept_rows(ctx, entries: int, latents: Tensor, with_gradient: bool) -> int:
     """How many rows of ``entries`` intermediate results are kept."""
     # Without gradients autograd still says that a parameter needs one, and hides in ``forward``
@@ -186,7 +191,7 @@ class _TargetLogSoftmax(torch.autograd.Function):
             output.add(target, output.rows(latents, grad))
         chunks = list(_chunks(len(latents), len(bias), latents.device))
         logits_of, own = _Logits(latents, embedding, bias, chunks), _kernels(latents)
-        factor = logits_of.embedding if own else embedding.to(ctx.kept.dtype)
+        factor = _of_gradients(logits_of.embedding)
         for part in chunks:
             largest = ctx.largest[part]
             if part.stop <= len(ctx.kept):
@@ -320,8 +325,7 @@ class _SigmoidMixture(torch.autograd.Function):
         grad_latents, grad_log_pi = torch.empty_like(latents), torch.empty_like(log_pi)
         output = _OutputGradient(embedding)
         rounded, embedding = _factor(latents), _factor(embedding, ALIGNED)
-        # Chunks share what a CPU rounds.
-        multiplied = embedding.to(_kept_dtype(latents)) if not _kernels(latents) else embedding
+        multiplied = _of_gradients(embedding)
         kept = ctx.kept
         if kept:
             ctx.kept = None
