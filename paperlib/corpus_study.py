@@ -52,8 +52,8 @@ class CorpusStudy(TextStudy):
 
     @property
     def has_control(self) -> bool:
-        """Cross-entropy alone stands beside all ways of Table 2."""
-        return self.settings.all_options
+        """Whether cross-entropy alone is run beside them, as the profile says."""
+        return self.settings.control
 
     @cached_property
     def cross_entropy(self) -> Trained:

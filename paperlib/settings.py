@@ -282,17 +282,19 @@ class Experiment(Settings):
     discriminator: StreamTraining
     finetuning: StreamTraining
     all_options: bool = False
-    """Fine-tune in all four ways of Table 2 and by cross-entropy alone, not in one way only."""
+    """Fine-tune in all four ways of Table 2, not in one way only."""
+    control: bool = False
+    """Beside them, train on by cross-entropy alone, which Table 2 has not."""
     dynamic: DynamicEvaluation | None = None
     search: TextSearch | None = None
     """Where it stands, a discriminator without dropout and other regularisation is trained too."""
 
     @model_validator(mode="after")
     def _rates_have_a_control(self):
-        if self.search and self.search.cross_entropy and not self.all_options:
+        if self.search and self.search.cross_entropy and not self.control:
             raise ValueError(
-                "search.cross_entropy has rates of the control, which is run with `all_options = "
-                "true` alone; set it or leave the rates out"
+                "search.cross_entropy has rates of the control, which is run with `control = true` "
+                "alone; set it or leave the rates out"
             )
         return self
 

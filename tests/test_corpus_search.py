@@ -51,7 +51,7 @@ def test_measures_are_those_of_the_weights_that_were_kept(study):
     for one in found.values():
         assert one.low <= one.value <= one.high
 
-    table = corpus_search.table(study).set_index(["training", "tried"])
+    table = corpus_search.table([study]).set_index(["training", "tried"])
     assert table.loc[("finetuning", "rate 0.05"), "learning rate"] == 0.05
     assert table.loc[("discriminator", UNREGULARISED), "best"] == best[UNREGULARISED]
     said = list(corpus_search.answer(study, found))
@@ -65,7 +65,7 @@ def test_the_control_is_the_best_of_its_rates(study):
     assert len(set(levels.values())) == 2
     best = min(levels, key=levels.get)
     assert study.models()["cross_entropy"].folder == tried[best].folder
-    table = corpus_search.table(study).set_index(["training", "tried"])
+    table = corpus_search.table([study]).set_index(["training", "tried"])
     assert table.loc[("cross_entropy", best), "best"] == pytest.approx(levels[best], rel=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_where_nothing_is_tried_it_says_so(study):
     other = CorpusStudy(profile, "doc_ptb")
     assert corpus_search.of_search(other) == {}
     assert not any(name.startswith("search") for name, _ in other.trainings())
-    table = corpus_search.table(other)
+    table = corpus_search.table([other])
     assert table.empty
     assert (corpus_search.for_people(table) == NOT_RUN).all(axis=None)
     (sentence,) = corpus_search.answer(other, {})

@@ -105,12 +105,13 @@ def test_cross_entropy_alone_is_fine_tuning_without_its_second_term(studies):
     assert run.history[1]["perplexity"] == pytest.approx(task.validate()["perplexity"], rel=1e-4)
 
 
-def test_the_control_is_run_where_all_options_are_and_no_row_of_table_2(studies):
+def test_the_control_is_run_where_the_profile_has_it_and_no_row_of_table_2(studies):
     study, part = studies["doc_ptb"], studies["mos_ptb"]
     assert dict(study.trainings())["finetuning_cross_entropy"].folder == study.cross_entropy.folder
     assert "finetuning_cross_entropy" not in dict(part.trainings())
     assert "cross_entropy" not in set(corpus_tables.table2(study)["option"])
-    table = corpus_tables.control(study).set_index("option")
+    table = corpus_tables.control(studies.values()).set_index("option")
+    assert set(table["network"]) == {"doc_ptb"}
     assert list(table.index) == ["initial", "discriminator", "cross_entropy"]
     assert table.loc["initial", "valid_change"] == 0
     for split, value in study.perplexities(study.cross_entropy).items():
@@ -118,8 +119,9 @@ def test_the_control_is_run_where_all_options_are_and_no_row_of_table_2(studies)
     shown = corpus_tables.control_for_people(table.reset_index())
     assert shown.loc[2, "Fine-tuning option"].endswith("(our control)")
 
-    assert corpus_tables.control(part).empty
-    shown = corpus_tables.control_for_people(corpus_tables.control(part))
+    none = corpus_tables.control([part])
+    assert none.empty
+    shown = corpus_tables.control_for_people(none)
     assert (shown == corpus_tables.NOT_RUN).all(axis=None)
 
 
@@ -133,12 +135,15 @@ def test_what_is_the_discriminators_has_an_interval_and_a_sentence(studies):
     assert more.value == pytest.approx(levels[0] - levels[1])
     assert more.low < more.value < more.high
     said = list(corpus_tables.control_answer("doc_ptb", found))
-    assert [sentence.split()[0] for sentence in said] == ["Validation", "Test"]
+    assert [sentence.split()[:2] for sentence in said] == [
+        ["doc_ptb:", "validation"],
+        ["doc_ptb:", "test"],
+    ]
     assert f"{more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})" in said[1]
 
     found = measures.of_text(studies["mos_ptb"])
-    for sentence in corpus_tables.control_answer("mos_ptb", found):
-        assert sentence.endswith("cross-entropy alone is not run in this profile.")
+    (said,) = corpus_tables.control_answer("mos_ptb", found)
+    assert said == "mos_ptb: cross-entropy alone is not run in this profile."
 
 
 @pytest.mark.parametrize(
@@ -148,11 +153,15 @@ def test_what_is_the_discriminators_has_an_interval_and_a_sentence(studies):
 def test_the_sentence_about_the_control_follows_from_the_interval(ends, says):
     change = Estimate(-2.0, -3.0, -1.0, "b")
     found = {
-        "a.cross_entropy-discriminator.valid_ppl": Estimate(sum(ends) / 2, *ends, "b"),
-        "a.discriminator-initial.valid_ppl": change,
-        "a.cross_entropy-initial.valid_ppl": change,
+        f"a.{step}.{split}_ppl": estimate
+        for split in ("valid", "test")
+        for step, estimate in {
+            "cross_entropy-discriminator": Estimate(sum(ends) / 2, *ends, "b"),
+            "discriminator-initial": change,
+            "cross_entropy-initial": change,
+        }.items()
     }
-    assert says in next(corpus_tables.control_answer("a", found))
+    assert all(says in sentence for sentence in corpus_tables.control_answer("a", found))
 
 
 def test_what_fine_tuning_minimises_has_intervals_over_stretches(studies):

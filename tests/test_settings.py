@@ -146,7 +146,7 @@ def test_an_error_names_all_files_that_were_read(tmp_path):
 
 
 def test_rates_of_a_control_that_is_not_run_are_refused(tmp_path):
-    text = "[corpora.doc_ptb]\nall_options = false\n"
+    text = "[corpora.doc_ptb]\ncontrol = false\n"
     with pytest.raises(SettingsError, match=r"corpora\.doc_ptb: .*search\.cross_entropy has rates"):
         load(based_on(tmp_path, "smoke", text))
 

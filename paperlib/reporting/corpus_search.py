@@ -1,6 +1,6 @@
 """What section 4.1 says of learning rates and regularisation, where a profile tries others."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
@@ -8,6 +8,7 @@ from paperlib.corpus_study import OWN, UNREGULARISED, CorpusStudy
 from paperlib.estimates import Estimate, means_of_stretches
 from paperlib.reporting.corpus_tables import NOT_RUN
 from paperlib.reporting.stretches import perplexities_of_stretches, stretched
+from paperlib.training import Progress
 
 CRITERIA = {
     "discriminator": "valid. D",
@@ -15,19 +16,32 @@ CRITERIA = {
     "cross_entropy": "valid. perplexity",
 }
 
-COLUMNS = ("training", "tried", "learning rate", "measure", "best", "best epoch", "epochs")
+COLUMNS = (
+    "network",
+    "training",
+    "tried",
+    "learning rate",
+    "measure",
+    "best",
+    "best epoch",
+    "epochs",
+)
 
 
-def table(study: CorpusStudy) -> pd.DataFrame:
+def table(studies: Iterable[CorpusStudy]) -> pd.DataFrame:
     """One row a training of :meth:`CorpusStudy.search`; none where nothing was tried."""
-    rows = []
-    for kind, tried in study.search().items():
-        for name, trained in tried.items():
-            run = trained.progress
-            rate = run.history[0]["learning_rate"]
-            lengths = run.best_epoch, run.epoch
-            rows.append((kind, name, rate, CRITERIA[kind], run.best, *lengths))
+    rows = [
+        _row(study.name, kind, name, trained.progress)
+        for study in studies
+        for kind, tried in study.search().items()
+        for name, trained in tried.items()
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _row(network: str, kind: str, name: str, run: Progress) -> tuple:
+    rate = run.history[0]["learning_rate"]
+    return network, kind, name, rate, CRITERIA[kind], run.best, run.best_epoch, run.epoch
 
 
 def for_people(found: pd.DataFrame) -> pd.DataFrame:

@@ -132,33 +132,38 @@ CONTROL_NAMES = {
     "cross_entropy": "Without dropout, cross-entropy alone (our control)",
 }
 
-CONTROL_COLUMNS = ("option", "valid_ppl", "test_ppl", "valid_change", "test_change")
+CONTROL_COLUMNS = ("network", "option", "valid_ppl", "test_ppl", "valid_change", "test_change")
 
 
-def control(study: CorpusStudy) -> pd.DataFrame:
+def control(studies: Iterable[CorpusStudy]) -> pd.DataFrame:
     """Fine-tuning with discriminator beside cross-entropy alone, which Table 2 has not.
 
-    Perplexities, and their changes from the initial model's. No rows where the control is not run.
+    Perplexities, and their changes from the initial model's. Experiments that do not run the
+    control have no rows.
     """
     rows = []
-    if study.has_control:
+    for study in studies:
+        if not study.has_control:
+            continue
         models = study.models()
         start = study.perplexities(models["initial"])
         for name in CONTROL_NAMES:
             found = study.perplexities(models[name])
             changes = (found[split] - start[split] for split in ("valid", "test"))
-            rows.append((name, found["valid"], found["test"], *changes))
+            rows.append((study.name, name, found["valid"], found["test"], *changes))
     return pd.DataFrame(rows, columns=CONTROL_COLUMNS)
 
 
 def control_for_people(table: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`control` with titles; one row that says so where it is not run."""
-    titles = ("Fine-tuning option", "Val. ppl.", "Test ppl.", "Change, val.", "Change, test")
+    names = ("Network", "Fine-tuning option")
+    numbers = ("Val. ppl.", "Test ppl.", "Change, val.", "Change, test")
     if table.empty:
-        return pd.DataFrame([dict.fromkeys(titles, NOT_RUN)])
+        return pd.DataFrame([dict.fromkeys(names + numbers, NOT_RUN)])
     forms = ("{:.2f}", "{:.2f}", "{:+.2f}", "{:+.2f}")
-    shown = {titles[0]: table["option"].map(CONTROL_NAMES)}
-    for column, title, form in zip(CONTROL_COLUMNS[1:], titles[1:], forms, strict=True):
+    options = table["option"].map(CONTROL_NAMES)
+    shown = dict(zip(names, (table["network"], options), strict=True))
+    for column, title, form in zip(CONTROL_COLUMNS[2:], numbers, forms, strict=True):
         shown[title] = table[column].map(form.format)
     return pd.DataFrame(shown)
 
@@ -166,15 +171,15 @@ def control_for_people(table: pd.DataFrame) -> pd.DataFrame:
 def control_answer(name: str, found: Mapping[str, Estimate]) -> Iterator[str]:
     """What of the gain is the discriminator's, a sentence for each text, from
     :func:`paperlib.reporting.measures.of_text` of the experiment ``name``."""
-    for split, title in (("valid", "Validation"), ("test", "Test")):
+    if f"{name}.cross_entropy-{BEST}.test_ppl" not in found:
+        yield f"{name}: cross-entropy alone is {NOT_RUN}."
+        return
+    for split, title in (("valid", "validation"), ("test", "test")):
 
-        def of(step: str, split=split) -> Estimate | None:
-            return found.get(f"{name}.{step}.{split}_ppl")
+        def of(step: str, split=split) -> Estimate:
+            return found[f"{name}.{step}.{split}_ppl"]
 
         more, gain = of(f"cross_entropy-{BEST}"), of(f"{BEST}-initial")
-        if more is None:
-            yield f"{title}: cross-entropy alone is {NOT_RUN}."
-            continue
         says = {
             HIGHER: "which ends higher than it",
             LOWER: "which ends lower than it",
@@ -182,7 +187,7 @@ def control_answer(name: str, found: Mapping[str, Estimate]) -> Iterator[str]:
             CANNOT_TELL: "and the text cannot tell which ends lower",
         }[direction(more.low, more.high)]
         yield (
-            f"{title} perplexity changes by {gain.value:+.2f} with discriminator, and by "
+            f"{name}: {title} perplexity changes by {gain.value:+.2f} with discriminator, and by "
             f"{of('cross_entropy-initial').value:+.2f} by cross-entropy alone, {says}: "
             f"{more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})."
         )

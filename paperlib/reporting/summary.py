@@ -31,7 +31,9 @@ CONTROLS = {
     "discriminator still makes probabilities oscillate less",
     "mos_below_log4": "the mixture of softmaxes' discriminator gets below log 4 too",
     "doc_ptb_beyond_cross_entropy_test": "on Penn Treebank, the gain is more than that of "
-    "cross-entropy alone",
+    "cross-entropy alone (direct output connection)",
+    "mos_ptb_beyond_cross_entropy_test": "on Penn Treebank, the gain is more than that of "
+    "cross-entropy alone (mixture of softmaxes)",
     "large_beyond_cross_entropy": "at scale, the gain is more than that of cross-entropy alone",
 }
 """The same of our controls, which are no statements of the paper."""
