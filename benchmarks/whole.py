@@ -107,6 +107,7 @@ def measure(profile: str) -> pd.DataFrame:
 
     Both after installation, on all cores that this process may use. Raises :class:`RunError`.
     """
+    commit = paths.commit().removesuffix("+")
     with TemporaryDirectory() as folder:
         checkout, runs = Path(folder) / "checkout", Path(folder) / "runs"
         subprocess.run(["git", "clone", "--quiet", paths.PROJECT, checkout], check=True)
@@ -114,9 +115,7 @@ def measure(profile: str) -> pd.DataFrame:
             {"run": title, "seconds": _seconds(checkout, runs, profile)}
             for title in ("from nothing", "again, with nothing to do")
         ]
-    return pd.DataFrame(rows).assign(
-        profile=profile, cores=cores(), commit=paths.commit().removesuffix("+")
-    )
+    return pd.DataFrame(rows).assign(profile=profile, cores=cores(), commit=commit)
 
 
 def _seconds(checkout: Path, runs: Path, profile: str) -> float:
