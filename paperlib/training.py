@@ -108,6 +108,13 @@ class Progress:
     probes: list[list[float]] = field(default_factory=list)
     """What ``probe`` returned before training and after every step."""
 
+    def at_plateau(self, settings: Training) -> bool:
+        """Whether a training by these settings ends here without any limit of epochs."""
+        waits = settings.averaging == "triggered" and self.averaging_since is None
+        waited = self.epochs_without_improvement >= settings.patience
+        is_last = self.decays == settings.max_decays
+        return settings.schedule == "plateau" and waited and is_last and not waits
+
 
 class Trainer:
     """Trains a task and keeps a checkpoint of everything that the rest of the run depends on.
@@ -239,17 +246,15 @@ class Trainer:
 
     def _schedule(self) -> None:
         state, settings = self.progress, self.settings
-        state.finished = state.epoch >= settings.max_epochs
-        if settings.schedule == "linear":
+        # With its last weights, which may be wanted.
+        state.finished = state.epoch >= settings.max_epochs or state.at_plateau(settings)
+        if state.finished or settings.schedule == "linear":
             return
         if settings.averaging == "triggered" and self.average is None:
             values = [entry[self.task.criterion] for entry in state.history]
             if non_monotonic(values, settings.nonmono):
                 self._begin_averaging()
         elif state.epochs_without_improvement >= settings.patience:
-            state.finished |= state.decays == settings.max_decays
-            if state.finished:  # with its last weights, which may be wanted
-                return
             state.decays += 1
             state.epochs_without_improvement = 0
             state.learning_rate *= settings.decay

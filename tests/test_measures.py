@@ -122,14 +122,15 @@ def test_what_has_the_papers_size():
 @pytest.mark.parametrize(
     ("epoch", "schedule", "basis", "low", "high"),
     [
-        (9, "plateau", ONE_RUN, math.nan, math.nan),
-        (10, "plateau", LIMITED, 14, math.inf),
-        (9, "linear", LIMITED, math.nan, math.nan),
+        (9, "plateau", LIMITED, 14, math.inf),
+        (10, "plateau", ONE_RUN, math.nan, math.nan),  # where the limit is, too
+        (10, "linear", LIMITED, math.nan, math.nan),
     ],
 )
 def test_a_training_that_its_limit_ended_is_known_from_below(epoch, schedule, basis, low, high):
-    training = StreamTraining(max_epochs=10, schedule=schedule)
-    found = measures._epochs(Progress(1.0, epoch=epoch, best_epoch=7), training, parts=2)
+    training = StreamTraining(max_epochs=epoch, patience=3, schedule=schedule)
+    run = Progress(1.0, epoch=epoch, best_epoch=7, epochs_without_improvement=epoch - 7)
+    found = measures._epochs(run, training, parts=2)
     assert (found.value, found.basis) == (14, basis)
     assert (found.low, found.high) == pytest.approx((low, high), nan_ok=True)
 
@@ -145,9 +146,12 @@ class Finetuning:
             for value in perplexities
         ]
         best = int(np.argmin(perplexities))
-        progress = Progress(1.0, epoch=len(perplexities) - 1, best_epoch=best)
+        last = len(perplexities) - 1
+        progress = Progress(
+            1.0, epoch=last, best_epoch=best, epochs_without_improvement=last - best
+        )
         self.run = SimpleNamespace(history=history, progress=progress)
-        self.settings = SimpleNamespace(finetuning=StreamTraining(max_epochs=3))
+        self.settings = SimpleNamespace(finetuning=StreamTraining(max_epochs=3, patience=2))
 
     def options(self):
         return ["discriminator"]
@@ -167,7 +171,7 @@ class Finetuning:
     ("perplexities", "share", "basis"),
     [
         ([60.0, 52.0, 50.0, 51.0], 0.8, LIMITED),
-        ([60.0, 50.0, 51.0], 1.0, ONE_RUN),
+        ([60.0, 50.0, 51.0, 52.0], 1.0, ONE_RUN),
         ([60.0, 61.0, 62.0], math.nan, NO_GAIN),
     ],
 )

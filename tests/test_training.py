@@ -139,6 +139,23 @@ def test_the_rate_decays_after_the_patience_and_goes_back_to_the_best_weights(tm
     assert (progress.best, progress.best_epoch, progress.epoch) == (4, 4, 6)
 
 
+@pytest.mark.parametrize("changes", [{}, {"averaging": "triggered", "nonmono": 1}])
+def test_a_plateau_is_told_from_a_limit_of_epochs(changes, tmp_path):
+    """It is one where a training without that limit ends at the same epoch."""
+    values = [9, 5, 6, 6, 4, 7, 7, 7, 7, 7]
+
+    def run(limit):
+        settings = Training(max_epochs=limit, patience=2, max_decays=1, **changes)
+        progress = Trainer(Scripted(values), settings, tmp_path / f"{limit}.pt").run()
+        return progress.epoch, progress.at_plateau(settings)
+
+    end, at_plateau = run(20)
+    assert at_plateau
+    assert [run(limit) for limit in range(1, end + 1)] == [
+        (limit, limit == end) for limit in range(1, end + 1)
+    ]
+
+
 @pytest.mark.parametrize("ends", [{"max_epochs": 20, "max_decays": 0}, {"max_epochs": 2}])
 def test_the_last_weights_are_kept_where_they_are_wanted(ends, tmp_path):
     """Also where the training ends, by its epochs or its decays, when a decay would be due."""

@@ -320,7 +320,7 @@ def _smaller_change(run: Trained, values: dict, resampled: dict) -> Estimate:
 
 
 def _limited(run: Progress, training: StreamTraining) -> bool:
-    return run.epoch >= training.max_epochs or training.schedule == "linear"
+    return training.schedule == "linear" or not run.at_plateau(training)
 
 
 def _epochs(run: Progress, training: StreamTraining, parts: int = 1) -> Estimate:
