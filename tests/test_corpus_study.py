@@ -119,6 +119,8 @@ def test_the_control_is_run_where_the_profile_has_it_and_no_row_of_table_2(studi
     shown = corpus_tables.control_for_people(table.reset_index())
     assert shown.loc[2, "Fine-tuning option"].endswith("(our control)")
 
+    both = corpus_tables.control([study, part, study])  # a network after the other
+    assert list(both["option"]) == [*table.index, *table.index]
     none = corpus_tables.control([part])
     assert none.empty
     shown = corpus_tables.control_for_people(none)
