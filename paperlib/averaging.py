@@ -30,6 +30,10 @@ class Average:
         finally:
             self._give(model, own)
 
+    def put_into(self, model: nn.Module) -> None:
+        """Give ``model`` the averaged weights for good."""
+        self._give(model, [weight.clone() for weight in self.weights])
+
     def state(self) -> dict:
         """What a checkpoint keeps."""
         return {"steps": self.steps, "weights": self.weights}

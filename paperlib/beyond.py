@@ -110,7 +110,9 @@ class BeyondStudy(SyntheticStudy):
 
         The best weights would be those before the first step where no epoch is better than a guess.
         """
-        training = self.settings.discriminator.model_copy(update={"max_epochs": epochs})
+        training = self.settings.discriminator.model_copy(
+            update={"max_epochs": epochs, "schedule": "plateau"}
+        )
         return self._discriminator(of, training, last=True)
 
     def rate(self, variant: Variant) -> float:
@@ -128,10 +130,7 @@ class BeyondStudy(SyntheticStudy):
     def tuned(self, variant: Variant) -> Trained:
         """The variant's fine-tuned model."""
         rate = self.rate(variant)
-        epochs = self.beyond.epochs
-        training = self.settings.finetuning.model_copy(
-            update={"learning_rate": rate, "max_epochs": epochs, "patience": epochs + 1}
-        )
+        training = self.settings.finetuning.at_constant_rate(rate, self.beyond.epochs)
         title = f"{variant.title} ({variant.of}, rate {rate:g})"
         # These two are fine-tunings as the rest of section 3 has them, and may be there already.
         if variant.p_hat == NONE:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from paperlib.beyond import BeyondStudy, Variant
-from paperlib.estimates import direction, interval, resampled_sums
+from paperlib.estimates import Estimate, direction, interval, resampled_sums
 
 Model = str | Variant
 """A model before fine-tuning, such as ``perturbed``, or a fine-tuned one."""
@@ -69,6 +69,15 @@ class Comparisons:
             for question, pairs in self.study.pairs().items()
             for one, other in pairs
         )
+
+    def measures(self) -> dict[str, Estimate]:
+        """What the best discriminator there can be would still gain, at the profile's rate, for the
+        ledger of claims."""
+        oracle, ours = self.study.pairs()[1][0]
+        found = self.difference(oracle, ours)
+        name = f"{oracle.of}.{oracle.title}-{ours.title}.test_ppl"
+        ends = (found[key] for key in ("difference", "low", "high"))
+        return {name: Estimate(*map(float, ends), "bootstrap over test sentences")}
 
     def _of_sentences(self, model: Model) -> np.ndarray:
         """Log-probability of each test sentence, ``(N,)``, nats."""

@@ -26,6 +26,9 @@ UNREGULARISED = "unregularised"
 """What :meth:`CorpusStudy.search` calls the experiment's own training, and a discriminator without
 dropout and other regularisation."""
 
+CONTROLS = {"cross_entropy": False, "cross_entropy_dropout": True}
+"""What fine-tuning is held against, by name: cross-entropy alone, with dropout?"""
+
 DYNAMIC_LOG_Q = "log_q.safetensors"
 """Lies beside the result of dynamic evaluation."""
 
@@ -52,20 +55,36 @@ class CorpusStudy(TextStudy):
 
     @property
     def has_control(self) -> bool:
-        """Whether cross-entropy alone is run beside them, as the profile says."""
+        """Whether ``CONTROLS`` are run beside them, as the profile says."""
         return self.settings.control
 
     @cached_property
     def cross_entropy(self) -> Trained:
         """The control: of the rates that are tried for it, that of the best validation perplexity,
         so that no bad choice of ours speaks for the discriminator."""
-        return min(self._controls().values(), key=lambda trained: trained.progress.best)
+        return _best(self._controls("cross_entropy"))
 
-    def _controls(self) -> dict[str, Trained]:
-        """Cross-entropy alone at fine-tuning's rate, ``OWN``, and at those that are tried."""
-        tried = self.settings.search.cross_entropy if self.settings.search else ()
-        others = {rate_name(rate): self.cross_entropy_at(rate) for rate in tried}
-        return {OWN: self.cross_entropy_at()} | others
+    @cached_property
+    def cross_entropy_dropout(self) -> Trained:
+        """The other control, at the best rate too: how far the network was from its end."""
+        return _best(self._controls("cross_entropy_dropout"))
+
+    def _controls(self, name: str) -> dict[str, Trained]:
+        """One of ``CONTROLS`` at fine-tuning's rate, ``OWN``, and at those that are tried."""
+        rates = {OWN: None}
+        if self.settings.search:
+            rates |= {rate_name(rate): rate for rate in self.settings.search.cross_entropy}
+        with_dropout = CONTROLS[name]
+        return {
+            title: self.cross_entropy_at(rate, with_dropout=with_dropout)
+            for title, rate in rates.items()
+        }
+
+    def models(self) -> dict[str, Trained]:
+        """The initial model and all that fine-tuning makes of it, the controls last."""
+        if not self.has_control:
+            return super().models()
+        return super().models() | {name: getattr(self, name) for name in CONTROLS}
 
     def search(self) -> dict[str, dict[str, Trained]]:
         """Discriminators, fine-tunings of the paper's option, and controls where the profile has
@@ -87,11 +106,15 @@ class CorpusStudy(TextStudy):
             "finetuning": {OWN: self.finetuned()}
             | {rate_name(rate): self.finetuned(BEST, rate) for rate in tried.finetuning},
         }
-        return found | ({"cross_entropy": self._controls()} if self.has_control else {})
+        if self.has_control:
+            found |= {name: self._controls(name) for name in CONTROLS}
+        return found
 
     def trainings(self) -> Iterator[tuple[str, Trained]]:
         """All trainings of the experiment by name, each trained when it is reached."""
         yield from super().trainings()
+        if self.has_control:
+            yield "finetuning_cross_entropy_dropout", self.cross_entropy_at(with_dropout=True)
         for kind, tried in self.search().items():
             for name, trained in tried.items():
                 if name != OWN:
@@ -162,6 +185,10 @@ class CorpusStudy(TextStudy):
 def rate_name(rate: float) -> str:
     """What :meth:`CorpusStudy.search` calls a training at another learning rate."""
     return f"rate {rate:g}"
+
+
+def _best(tried: dict[str, Trained]) -> Trained:
+    return min(tried.values(), key=lambda trained: trained.progress.best)
 
 
 def _check_length(corpus: corpora.Corpus, own: settings.Experiment) -> None:

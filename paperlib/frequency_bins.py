@@ -57,6 +57,9 @@ def change_by_bin(
     One row a bin that has tokens: ``bin``, ``tokens``, ``mean``, ``low``, ``high``. Where a bin's
     tokens are in one sentence only, the interval is not a number.
     """
+    columns = ["bin", "tokens", "mean", "low", "high"]
+    if len(change) == 0:
+        return pd.DataFrame(columns=columns)
     bins, names = rank_bins(counts)
     shape = (int(sentences.max()) + 1, len(names))
     of_token = bins[words]
@@ -64,12 +67,10 @@ def change_by_bin(
     np.add.at(sums, (sentences, of_token), change)
     np.add.at(numbers, (sentences, of_token), 1)
     held = (numbers > 0).sum(axis=0)
+    draws = bootstrap_weights(shape[0], resamples, seed) if shape[0] > 1 else [np.ones((1, 1))]
     with np.errstate(invalid="ignore"):  # a resample without a bin's words is left out below
         means = np.concatenate(
-            [
-                (weights @ sums) / (weights @ numbers)
-                for weights in map(np.float64, bootstrap_weights(shape[0], resamples, seed))
-            ]
+            [(weights @ sums) / (weights @ numbers) for weights in map(np.float64, draws)]
         )
     rows = []
     for number, name in enumerate(names):
@@ -78,8 +79,8 @@ def change_by_bin(
             continue
         low, high = interval(means[:, number]) if held[number] > 1 else (np.nan, np.nan)
         mean = sums[:, number].sum() / tokens
-        rows.append({"bin": name, "tokens": tokens, "mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
+        rows.append((name, tokens, mean, low, high))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def change_of_words(

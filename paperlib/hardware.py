@@ -58,12 +58,15 @@ def precision(name: str) -> str:
 def has_bfloat16() -> bool:
     """Whether an LSTM can be trained in bfloat16 here, which is found out by trying."""
     here = device()
+    on_cpu = here.type == "cpu"
+    # On a GPU autocast would have it computed in float16, so what goes in is bfloat16 there.
+    like = {"device": here, "dtype": torch.float32 if on_cpu else torch.bfloat16}
     # No module: its weights would be drawn from the global random state.
-    weights = [torch.zeros(shape, device=here) for shape in ((4, 1), (4, 1), (4,), (4,))]
-    inputs, state, cell = torch.zeros(3, 1, 1, 1, device=here)
+    weights = [torch.zeros(shape, **like) for shape in ((4, 1), (4, 1), (4,), (4,))]
+    inputs, state, cell = torch.zeros(3, 1, 1, 1, **like)
     inputs.requires_grad_()
     try:
-        with torch.autocast(here.type, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on_cpu):
             outputs, *_ = torch.lstm(
                 inputs, (state, cell), weights, True, 1, 0.0, True, False, False
             )

@@ -65,6 +65,7 @@ class Staircase:
         column = self._steps.draw(rows, step)
         first, end = (self._edges[rows, column + k].astype(np.int64) for k in (0, 1))
         word = first + (place * (end - first)).astype(np.int64)
+        word = np.minimum(word, len(self._of_word))  # rounding may choose the empty step at the end
         return word, self._height(left1, first, end)
 
     def _height(self, j: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:

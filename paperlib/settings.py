@@ -4,7 +4,7 @@ Unknown keys and values out of range are refused in one sentence, so a typing er
 silently with a default.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -92,6 +92,11 @@ class Training(Settings):
         if self.schedule == "linear" and self.averaging == "triggered":
             raise ValueError("averaging is triggered by a plateau; the schedule 'linear' has none")
         return self
+
+    def at_constant_rate(self, rate: float, epochs: int) -> Self:
+        """The same training for so many epochs at one learning rate."""
+        constant = {"schedule": "plateau", "learning_rate": rate, "patience": epochs + 1}
+        return self.model_copy(update=constant | {"max_epochs": epochs})
 
 
 class SentenceTraining(Training):

@@ -143,13 +143,7 @@ class SyntheticStudy:
 
     def curve(self, curve: settings.Curve) -> Trained:
         """One fine-tuning run of the perturbed model for Figures 1 and 2, at a constant rate."""
-        training = self.settings.finetuning.model_copy(
-            update={
-                "learning_rate": curve.learning_rate,
-                "max_epochs": curve.epochs,
-                "patience": curve.epochs + 1,
-            }
-        )
+        training = self.settings.finetuning.at_constant_rate(curve.learning_rate, curve.epochs)
         title = f"{curve.loss}, learning rate {curve.learning_rate:g}"
         return self._finetune(title, "perturbed", curve.loss, training)
 
@@ -184,10 +178,15 @@ class SyntheticStudy:
         log_probs = {"true": self.test_log_p} | {
             name: self.log_q(model(), self.test) for name, model in models.items()
         }
-        return {
-            name: table1_sums(log_q, self.test_log_p, self.test, self.classes, self.chosen)
-            for name, log_q in log_probs.items()
-        }
+        return {name: self._table1_sums(log_q) for name, log_q in log_probs.items()}
+
+    def _table1_sums(self, log_q: np.ndarray) -> np.ndarray:
+        return table1_sums(log_q, self.test_log_p, self.test, self.classes, self.chosen)
+
+    def table1_of(self, model: nn.Module) -> dict[str, float]:
+        """A row of Table 1 for any model."""
+        row = table1_from_sums(self._table1_sums(self.log_q(model, self.test)).sum(axis=0))
+        return {column: float(value) for column, value in row.items()}
 
     def table1(self) -> dict[str, dict[str, float]]:
         """Rows of Table 1 by model name, measured on the test sentences."""

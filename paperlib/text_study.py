@@ -42,6 +42,7 @@ TITLES = {
     "language_model": "language model",
     "second_run": "second run",
     "cross_entropy": "fine-tuning (cross-entropy alone)",
+    "cross_entropy_dropout": "fine-tuning (cross-entropy alone, with dropout)",
 }
 """Of the progress bars of trainings by cross-entropy, by stage."""
 
@@ -149,14 +150,17 @@ class TextStudy:
             ),
         )
 
-    def cross_entropy_at(self, learning_rate: float | None = None) -> Trained:
-        """The initial model trained on as fine-tuning does it without the network's regularisation,
-        at its rate or at another one, but by cross-entropy alone."""
+    def cross_entropy_at(
+        self, learning_rate: float | None = None, *, with_dropout: bool = False
+    ) -> Trained:
+        """The initial model trained on as fine-tuning does it, at its rate or at another one, but
+        by cross-entropy alone; with dropout it only goes on with the training that it had."""
         rate = learning_rate or self.settings.finetuning.learning_rate
-        update = {"regularised": False, "learning_rate": rate}
+        update = {"regularised": with_dropout, "learning_rate": rate}
         training = self.settings.finetuning.model_copy(update=update)
+        stage = "cross_entropy_dropout" if with_dropout else "cross_entropy"
         q0 = self.initial
-        return self._language_model("cross_entropy", training, {"q0": q0.folder.name}, q0)
+        return self._language_model(stage, training, {"q0": q0.folder.name}, q0)
 
     @cached_property
     def cross_entropy(self) -> Trained:

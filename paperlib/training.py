@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from paperlib import distributed
 from paperlib.averaging import Average
-from paperlib.checkpoints import load_state, put_weights, save_state
+from paperlib.checkpoints import CheckpointError, load_state, put_weights, save_state
 from paperlib.progress import bar
 from paperlib.settings import Training
 
@@ -143,7 +143,9 @@ class Trainer:
     def run(self) -> Progress:
         """Train to the end, from the checkpoint if there is one.
 
-        Raises :class:`TrainingError` when the loss stops being finite.
+        Raises :class:`TrainingError` when the loss stops being finite, or when validation does not
+        give a number; :class:`~paperlib.files.CheckpointError` when the checkpoint is that of a
+        training with other settings.
         """
         if distributed.any_says(self.checkpoint.is_file()):
             self._load()
@@ -156,6 +158,8 @@ class Trainer:
             self._epoch()
         if not self.last:
             self.task.model.load_state_dict(self.best_weights)
+        elif self.average is not None:
+            self.average.put_into(self.task.model)
         return self.progress
 
     def _epoch(self) -> None:
@@ -235,8 +239,14 @@ class Trainer:
             measures = self.task.validate()
             entry = {"epoch": state.epoch, "learning_rate": state.learning_rate}
             state.history.append(entry | means | measures)
-            if measures[self.task.criterion] < state.best:
-                state.best, state.best_epoch = measures[self.task.criterion], state.epoch
+            value = measures[self.task.criterion]
+            if math.isnan(value):
+                raise TrainingError(
+                    f"{self.task.title}: validation after epoch {state.epoch} gives no number as "
+                    f"{self.task.criterion}; look at what the model says of the validation text"
+                )
+            if value < state.best or not self.best_weights:
+                state.best, state.best_epoch = value, state.epoch
                 state.epochs_without_improvement = 0
                 self.best_weights = {
                     name: tensor.clone() for name, tensor in model.state_dict().items()
@@ -251,7 +261,7 @@ class Trainer:
         if state.finished or settings.schedule == "linear":
             return
         if settings.averaging == "triggered" and self.average is None:
-            values = [entry[self.task.criterion] for entry in state.history]
+            values = [entry[self.task.criterion] for entry in state.history[1:]]
             if non_monotonic(values, settings.nonmono):
                 self._begin_averaging()
         elif state.epochs_without_improvement >= settings.patience:
@@ -284,6 +294,7 @@ class Trainer:
     def _save(self) -> None:
         self._read()
         state = {
+            "settings": self.settings.model_dump(mode="json"),
             "progress": asdict(self.progress),
             "model": self.task.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -297,6 +308,7 @@ class Trainer:
     def _load(self) -> None:
         model = self.task.model
         state = load_state(self.checkpoint, next(model.parameters()).device)
+        self._check_settings(state.get("settings", {}))
         self.progress = Progress(**state["progress"])
         put_weights(model, state["model"], self.checkpoint)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -305,6 +317,16 @@ class Trainer:
             self.average = Average(model)
             self.average.load(state["average"])
         self.task.carry(state["carried"])
+
+    def _check_settings(self, others: dict) -> None:
+        own = self.settings.model_dump(mode="json")
+        names = [name for name in own if others.get(name, own[name]) != own[name]]
+        if names:
+            differ = [f"{name} {others[name]}, not {own[name]}" for name in names]
+            raise CheckpointError(
+                f"{self.checkpoint} is of a training with other settings ({'; '.join(differ)}); "
+                "move it away, or train under another name"
+            )
 
 
 def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
@@ -318,7 +340,8 @@ def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
 def non_monotonic(values: Sequence[float], n: int) -> bool:
     """Whether the last value is worse than the best of those more than ``n`` epochs before it.
 
-    The trigger of averaged SGD (Merity et al., 2017), with ``n`` as in their published code.
+    The trigger of averaged SGD (Merity et al., 2017), with ``n`` as in their published code. The
+    values are of the epochs so far, not of the network before them.
     """
     *previous, last = values
     return len(previous) > n and last > min(previous[:-n])

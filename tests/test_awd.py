@@ -157,6 +157,11 @@ def test_what_is_kept_is_scaled_to_the_same_mean(rate, seed):
     )
 
 
+def test_a_rate_that_rounds_to_one_drops_nearly_all():
+    mask = drop.mask((40_000,), 1 - 2**-20, generator(0), torch.empty(()))
+    assert (mask > 0).float().mean() < 1e-3
+
+
 def test_units_are_dropped_independently_of_each_other():
     """Four come from one draw: every pattern of four is as frequent as any other."""
     kept = half_of(torch.empty(40_000, 4), generator(3)) > 0

@@ -305,7 +305,45 @@ def test_numbers_that_agree_by_construction_say_so():
     assert len(named) == 6
     for name in (*named, "chosen_q0", "chosen_p"):
         assert DECLARED[name].note.startswith("By construction"), name
-    assert not DECLARED["chosen_p_hat"].note
+    constructed = {name for name, one in DECLARED.items() if one.constructed}
+    of_language = {name for name in DECLARED if name.startswith(("share_", "true_"))}
+    assert constructed == {*named, "chosen_q0", "chosen_p"} | of_language
+    assert all(DECLARED[name].note for name in constructed)
+
+
+ROW = {"value": 1.0, "low": 0.9, "high": 1.1, "basis": "b", "paper_size": True}
+
+
+def test_where_trainings_differ_one_of_them_decides_nothing():
+    fields = {"limit": 0.5, "measure": "m", "cell": "09#measures", "varies": True}
+    low = {"value": 0.0, "low": -0.1, "high": 0.1}
+    for row, alone, of_several in (
+        (ROW, PARTLY, REPRODUCED),
+        (ROW | low, PARTLY, NOT_REPRODUCED),
+    ):
+        for seeds, expected in ((1, alone), (3, of_several)):
+            (entry,) = claims.ledger({"a": claim("above", **fields)}, {"m": row | {"seeds": seeds}})
+            assert entry["verdict"] == expected
+    (entry,) = claims.ledger({"a": claim("above", **fields)}, {"m": ROW})
+    assert entry["reason"].endswith("by its own interval reproduced")
+
+
+def test_what_rests_on_a_claim_that_fails_is_partly_at_best(tmp_path):
+    fields = {"limit": 0.5, "cell": "06#measures"}
+    premise = claim("above", measure="premise", **fields, says="It gains.")
+    one = claim("above", measure="m", rests_on="a", **fields)
+    for value, expected in ((1.0, REPRODUCED), (0.0, PARTLY)):
+        measured = {"premise": ROW | {"value": value, "low": value, "high": value}, "m": ROW}
+        _, entry = claims.ledger({"a": premise, "b": one}, measured)
+        assert entry["verdict"] == expected
+    assert entry["reason"].endswith("its premise is not reproduced: It gains.")
+    path = tmp_path / "claims.toml"
+    path.write_text(
+        '[[groups]]\nplace = "x"\nrule = "above"\nlimit = 0\n'
+        'claims = [{ name = "b", says = "so", rests_on = "a" }]\n'
+    )
+    with pytest.raises(SettingsError, match=r"claims\.toml: b: no claim before it is a"):
+        claims.declared(path)
 
 
 def test_the_size_of_a_change_is_judged_from_a_comparable_start_only():

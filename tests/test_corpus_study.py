@@ -17,6 +17,7 @@ from paperlib.losses import finetuning_loss
 from paperlib.reporting import corpus_tables, dynamic_measures, measures, paper
 from paperlib.settings import load
 from paperlib.stream_tasks import LanguageModelStreams
+from paperlib.training import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +106,32 @@ def test_cross_entropy_alone_is_fine_tuning_without_its_second_term(studies):
     assert run.history[1]["perplexity"] == pytest.approx(task.validate()["perplexity"], rel=1e-4)
 
 
+def test_the_control_with_dropout_is_the_training_that_goes_on(studies, tmp_path):
+    study = studies["doc_ptb"]
+    run, own = study.cross_entropy_dropout, study.settings.finetuning
+    training = own.model_copy(update={"max_epochs": 1, "regularised": True})
+    model = copy.deepcopy(study.initial.model)
+    task = LanguageModelStreams("t", model, study.text, training, study.seed)
+    progress = Trainer(task, training, tmp_path / "checkpoint").run()
+    assert run.history[1]["perplexity"] == progress.history[1]["perplexity"]
+    assert run.history[1]["train_loss"] > study.cross_entropy.history[1]["train_loss"]
+
+
 def test_the_control_is_run_where_the_profile_has_it_and_no_row_of_table_2(studies):
     study, part = studies["doc_ptb"], studies["mos_ptb"]
     assert dict(study.trainings())["finetuning_cross_entropy"].folder == study.cross_entropy.folder
-    assert "finetuning_cross_entropy" not in dict(part.trainings())
+    dropout = dict(study.trainings())["finetuning_cross_entropy_dropout"]
+    assert dropout.folder == study.cross_entropy_dropout.folder
+    assert not any("cross_entropy" in name for name, _ in part.trainings())
     assert "cross_entropy" not in set(corpus_tables.table2(study)["option"])
     table = corpus_tables.control(studies.values()).set_index("option")
     assert set(table["network"]) == {"doc_ptb"}
-    assert list(table.index) == ["initial", "discriminator", "cross_entropy"]
+    controls = ["cross_entropy", "cross_entropy_dropout"]
+    assert list(table.index) == ["initial", "discriminator", *controls]
     assert table.loc["initial", "valid_change"] == 0
-    for split, value in study.perplexities(study.cross_entropy).items():
-        assert table.loc["cross_entropy", f"{split}_ppl"] == value
+    for control in controls:
+        for split, value in study.perplexities(getattr(study, control)).items():
+            assert table.loc[control, f"{split}_ppl"] == value
     shown = corpus_tables.control_for_people(table.reset_index())
     assert shown.loc[2, "Fine-tuning option"].endswith("(our control)")
 
@@ -137,10 +153,11 @@ def test_what_is_the_discriminators_has_an_interval_and_a_sentence(studies):
     assert more.value == pytest.approx(levels[0] - levels[1])
     assert more.low < more.value < more.high
     said = list(corpus_tables.control_answer("doc_ptb", found))
-    assert [sentence.split()[:2] for sentence in said] == [
+    assert [sentence.split()[:2] for sentence in said] == 2 * [
         ["doc_ptb:", "validation"],
         ["doc_ptb:", "test"],
     ]
+    assert ["with dropout" in sentence for sentence in said] == [False, False, True, True]
     assert f"{more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})" in said[1]
 
     found = measures.of_text(studies["mos_ptb"])
@@ -159,8 +176,10 @@ def test_the_sentence_about_the_control_follows_from_the_interval(ends, says):
         for split in ("valid", "test")
         for step, estimate in {
             "cross_entropy-discriminator": Estimate(sum(ends) / 2, *ends, "b"),
+            "cross_entropy_dropout-discriminator": Estimate(sum(ends) / 2, *ends, "b"),
             "discriminator-initial": change,
             "cross_entropy-initial": change,
+            "cross_entropy_dropout-initial": change,
         }.items()
     }
     assert all(says in sentence for sentence in corpus_tables.control_answer("a", found))

@@ -64,6 +64,17 @@ def test_intervals_of_bins_are_normal_for_many_sentences_and_missing_for_one():
     assert np.isnan([last["low"], last["high"]]).all()
 
 
+def test_one_sentence_has_no_intervals_and_none_no_rows():
+    counts = np.array([5, 4, 3])
+    one = change_by_bin(np.ones(3), np.arange(3), np.zeros(3, int), counts, resamples=9, seed=0)
+    assert one["mean"].eq(1).all()
+    assert one[["low", "high"]].isna().all(axis=None)
+    none = np.array([], int)
+    empty = change_by_bin(none, none, none, counts, resamples=9, seed=0)
+    assert list(empty.columns) == list(one.columns)
+    assert empty.empty
+
+
 def test_a_bootstrap_needs_two_sentences():
     with pytest.raises(ValueError, match="at least two sentences, not 1"):
         interval_of_mean(np.ones(1), 10, 0)

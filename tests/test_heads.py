@@ -308,6 +308,38 @@ def test_any_network_that_gives_logits_is_a_stream_model():
     assert model.regularisation(encoded) == 0
 
 
+class Recurrent(torch.nn.Module):
+    """A network with PyTorch's own recurrent layers, between which they drop units."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = torch.nn.GRU(V, V, num_layers=2, dropout=0.5)
+        self.drop = torch.nn.Dropout(0.5)
+        self.seen = []
+
+    def forward(self, words):
+        self.seen.append((self.rnn.training, self.rnn.dropout, self.drop.training))
+        return self.drop(self.rnn(torch.nn.functional.one_hot(words, V).float())[0])
+
+
+def test_recurrent_layers_have_gradients_on_a_gpu_without_dropout():
+    """cuDNN refuses them in evaluation mode."""
+    model, words = FromLogits(Recurrent()), torch.randint(V, (T, B), generator=generator())
+    network = model.network
+    with_gradient, _ = model.encode(words, ())
+    with torch.no_grad():
+        without, _ = model.encode(words, ())
+    assert network.seen == [(True, 0.0, False), (False, 0.5, False)]
+    assert torch.equal(with_gradient, without)
+    with_gradient.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in network.parameters())
+    model.encode(words, (), generator())
+    assert network.seen[-1] == (True, 0.5, True)
+    assert (network.rnn.training, network.rnn.dropout) == (True, 0.5)
+    model.encode(words, ())
+    assert (network.rnn.training, network.rnn.dropout) == (False, 0.5)
+
+
 @pytest.mark.parametrize(
     ("dtype", "read_in"),
     [

@@ -212,9 +212,13 @@ def test_a_decrease_is_that_of_the_weights_that_were_kept():
 
 
 def test_curves_are_compared_by_quotients():
-    columns = ["lift", "of_p_hat", "almost_frequent", "frequent", "best_change"]
+    columns = ["lift", "of_p_hat", "almost_frequent", "frequent", "best_change", "others_change"]
     seed = pd.DataFrame(
-        [[4, 0.8, 0.01, 0.02, -0.2], [10, 2, 0.2, 0.3, -0.1], [1.2, 0.3, 0.02, 0.03, 0.0]],
+        [
+            [4, 0.8, 0.01, 0.02, -0.2, 0.0],
+            [10, 2, 0.2, 0.3, -0.1, 0.4],
+            [1.2, 0.3, 0.02, 0.03, 0.0, 0.1],
+        ],
         index=["discriminator_0.1", "cross_entropy_0.1", "cross_entropy_0.01"],
         columns=columns,
     )
@@ -224,6 +228,7 @@ def test_curves_are_compared_by_quotients():
     assert found["curves.cross_entropy_0.1.share_of_gain"] == pytest.approx(0.5)
     assert found["curves.cross_entropy_0.01.lift"] == 1.2
     assert found["curves.discriminator_0.1.of_p_hat"] == 0.8
+    assert found["curves.cross_entropy_0.1.others_change"] == 0.4
     assert "curves.oscillation_faster.frequent" not in found
 
     without_gain = seed.copy()

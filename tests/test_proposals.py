@@ -18,6 +18,16 @@ def staircase(monkeypatch):
     monkeypatch.setattr(trigram, "_TABLE", 0)
 
 
+def test_no_draw_is_beyond_the_last_word():
+    """Rounding may choose the empty step at the end of a row."""
+    language = TrigramLanguage(n_words=4000)
+    left = np.arange(1, 4001)
+    largest = np.full(4000, np.nextafter(1.0, 0.0))
+    word, _ = language._stairs.draw(left, largest, largest)
+    assert (word >= 1).all()
+    assert (word <= 4000).all()
+
+
 def test_staircase_is_nowhere_below_the_weights_nor_far_above_them():
     language = TrigramLanguage(n_words=300)
     stairs, j = language._stairs, np.arange(1, 301)[:, None]

@@ -178,7 +178,7 @@ def test_consequences_of_the_proposition_are_counted_with_it():
 
 def test_controls_are_labelled_on_the_page(page):
     controls = [one for one in claims.declared().values() if one.control]
-    assert len(controls) == 8
+    assert len(controls) == 12
     for one in controls:
         says = html.escape(one.says, quote=False).replace("'", "&#39;")
         assert page.count(f"Our control: {says}") == 1

@@ -166,6 +166,38 @@ def test_the_last_weights_are_kept_where_they_are_wanted(ends, tmp_path):
         assert task.model.weight.item() == pytest.approx(steps, rel=1e-5)
 
 
+def test_the_last_weights_of_an_average_are_the_average(tmp_path):
+    """What was validated last; the steps alone end at 6."""
+    settings = Training(max_epochs=3, averaging="always")
+    for _ in range(2):  # also where the training is found finished
+        task = Scripted([9, 3, 4, 5], steps=2)
+        Trainer(task, settings, tmp_path / "checkpoint.pt", last=True).run()
+        assert task.model.weight.item() == pytest.approx(3.5, rel=1e-5)
+
+
+def test_a_checkpoint_of_other_settings_is_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    Trainer(Scripted([1, 2, 3]), Training(max_epochs=2), path).run()
+    other = Training(max_epochs=2, learning_rate=0.5, clip=2.0)
+    with pytest.raises(CheckpointError) as error:
+        Trainer(Scripted([1, 2, 3]), other, path).run()
+    assert "learning_rate 1.0, not 0.5; clip 1.0, not 2.0" in str(error.value)
+    state = load_state(path, torch.device("cpu"))
+    del state["settings"]  # of an earlier version
+    save_state(path, state)
+    assert Trainer(Scripted([]), other, path).run().epoch == 2
+
+
+def test_validation_without_a_number_is_one_sentence_and_infinity_is_worst(tmp_path):
+    with pytest.raises(TrainingError, match="scripted: validation after epoch 1 gives no number"):
+        Trainer(Scripted([1, math.nan]), Training(max_epochs=2), tmp_path / "nan.pt").run()
+    for values, steps in (([math.inf] * 3, 0), ([math.inf, 2, math.inf], 1)):
+        task = Scripted(values)
+        progress = Trainer(task, Training(max_epochs=2), tmp_path / f"{steps}.pt").run()
+        assert progress.best_epoch == steps
+        assert task.model.weight.item() == pytest.approx(steps, rel=1e-5)
+
+
 def test_a_model_that_does_not_improve_stays_as_it_was(tmp_path):
     task = Scripted([1, 2, 3])
     Trainer(task, Training(max_epochs=2), tmp_path / "checkpoint.pt").run()
@@ -196,6 +228,15 @@ def test_triggered_averaging_waits_for_the_non_monotonic_criterion(tmp_path):
     progress = Trainer(task, settings, tmp_path / "checkpoint.pt").run()
     assert progress.averaging_since == 3
     assert task.seen == pytest.approx([0, 1, 2, 3, 4, 4.5, 5], rel=1e-5)
+
+
+def test_what_triggers_averaging_is_not_the_network_before_training(tmp_path):
+    """A discriminator begins at a guess, and may be worse than that for some epochs."""
+    settings = Training(max_epochs=4, patience=99, averaging="triggered", nonmono=1)
+    values = [4, 8, 7, 6, 5]
+    assert training.non_monotonic(values[:3], 1)
+    progress = Trainer(Scripted(values), settings, tmp_path / "checkpoint.pt").run()
+    assert progress.averaging_since is None
 
 
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=12), n=st.integers(1, 5))

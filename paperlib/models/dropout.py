@@ -19,7 +19,7 @@ def mask(shape: tuple[int, ...], rate: float, generator: torch.Generator, like: 
     units = math.prod(shape)
     draws = torch.empty(-(-units // 4), dtype=torch.int64, device=like.device)
     bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)[:units].view(shape)
-    dropped = round(rate * 2**16)
+    dropped = min(round(rate * 2**16), 2**16 - 1)
     return (bits >= dropped - 2**15).to(like.dtype).div_(1 - rate)
 
 

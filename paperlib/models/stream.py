@@ -3,6 +3,8 @@
 Shapes: T time steps, B streams, V words. Log-probabilities are in nats.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -93,7 +95,8 @@ class FromLogits(nn.Module):
             if dropout is not None:
                 seed = torch.randint(2**62, (), generator=dropout, device=dropout.device)
                 torch.manual_seed(seed.item())
-            logits = self.network(words)
+            with _recurrent_layers(self.network, words.device):
+                logits = self.network(words)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)), state
 
     def log_q(self, encoded: Tensor) -> Tensor:
@@ -121,6 +124,29 @@ class FromLogits(nn.Module):
     def regularisation(self, encoded: Tensor) -> Tensor:
         """None."""
         return encoded.new_zeros(())
+
+
+@contextmanager
+def _recurrent_layers(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Let cuDNN have gradients of PyTorch's recurrent layers, whatever the mode, and no float16.
+
+    It has them in training mode alone, where dropout of rate 0 leaves them in no other way than
+    evaluation does; and under autocast it computes in float16, where small gradients vanish.
+    """
+    layers = [part for part in network.modules() if isinstance(part, nn.RNNBase)]
+    still = [part for part in layers if not part.training and torch.is_grad_enabled()]
+    rates = [part.dropout for part in still]
+    in_float32 = bool(layers) and device.type == "cuda"
+    for part in still:
+        part.train()
+        part.dropout = 0.0
+    try:
+        with torch.autocast("cuda", enabled=False) if in_float32 else nullcontext():
+            yield
+    finally:
+        for part, rate in zip(still, rates, strict=True):
+            part.eval()
+            part.dropout = rate
 
 
 def _devices(words: Tensor) -> list[torch.device]:

@@ -4,8 +4,9 @@
 (:mod:`paperlib.reporting.measures`). Every rule comes down to two bands of values, one for
 *reproduced* and a wider one for *partly*, and looks at the interval, not at the value. The verdict
 is *reproduced* if the interval lies in the inner band, *not reproduced* if it lies outside of the
-outer one, and *partly* otherwise; a number without an interval is *partly* at best. Each verdict
-has its reason. Controls of ours stand among the claims, labelled, and are counted apart.
+outer one, and *partly* otherwise; a number without an interval is *partly* at best, and so is one
+training where trainings differ. Each verdict has its reason. Controls of ours stand among the
+claims, labelled, and are counted apart.
 """
 
 import json
@@ -41,6 +42,7 @@ NOT_MEASURED = "nothing was run that measures it"
 NO_NUMBER = "what it speaks of did not occur in this run, so there is no number"
 OTHER_SIZE = "it speaks of the paper's size, and this run has another"
 WITHIN = "the whole interval is in the rule's band"
+ONE_TRAINING = "of one training, and another one may come out the other way"
 UNMOVED = "fine-tuning kept the weights it started from (best epoch 0)"
 CONTROL = "Our control"
 
@@ -63,6 +65,9 @@ class Claim(Settings):
     paper_start: float | None = None
     cell: str | None = None
     note: str = ""
+    constructed: bool = False
+    varies: bool = False
+    rests_on: str | None = None
     control: bool = False
 
     @model_validator(mode="after")
@@ -191,6 +196,8 @@ def declared(path: Path = CLAIMS) -> dict[str, Claim]:
                 raise SettingsError(f"{path.name}: {where}: {first['msg']}") from None
             if name in found:
                 raise SettingsError(f"{path.name}: two claims are called {name}")
+            if claim.rests_on and claim.rests_on not in found:
+                raise SettingsError(f"{path.name}: {name}: no claim before it is {claim.rests_on}")
             found[name] = claim
     return found
 
@@ -204,7 +211,7 @@ def ledger(claims: Mapping[str, Claim], measures: Mapping[str, dict]) -> list[di
     """
     entries = []
     for name, claim in claims.items():
-        copied = {"place", "says", "note", "paper", "unit", "measure", "control"}
+        copied = {"place", "says", "note", "paper", "unit", "measure", "constructed", "control"}
         entry = {"claim": name} | claim.model_dump(include=copied)
         entry |= {"rule": claim.rule_in_words(), "verdict": NOT_RUN}
         found = measures.get(claim.measure)
@@ -215,6 +222,12 @@ def ledger(claims: Mapping[str, Claim], measures: Mapping[str, dict]) -> list[di
             verdict, reason = claim.verdict(**numbers, basis=found["basis"])
             if found["basis"] != ONE_RUN and "-" in claim.measure and not any(numbers.values()):
                 reason = UNMOVED
+            if claim.varies and found.get("seeds", 1) == 1:
+                verdict, reason = PARTLY, f"{ONE_TRAINING}; by its own interval {verdict}"
+            premise = next((one for one in entries if one["claim"] == claim.rests_on), None)
+            if premise and verdict == REPRODUCED != premise["verdict"]:
+                verdict = PARTLY
+                reason = f"{reason}; but its premise is {premise['verdict']}: {premise['says']}"
             numbers |= {"sd": float(found.get("sd", math.nan))}
             numbers = {key: n if math.isfinite(n) else None for key, n in numbers.items()}
             notebook, cell = claim.cell.split("#")

@@ -1,19 +1,25 @@
 """What section 4.1 says of learning rates and regularisation, where a profile tries others."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import pandas as pd
 
 from paperlib.corpus_study import OWN, UNREGULARISED, CorpusStudy
-from paperlib.estimates import Estimate, means_of_stretches
+from paperlib.estimates import NO_GAIN, Estimate, interval, means_of_stretches
 from paperlib.reporting.corpus_tables import NOT_RUN
 from paperlib.reporting.stretches import perplexities_of_stretches, stretched
 from paperlib.training import Progress
+
+START = "start"
+"""What gains are counted from: log 4, or the initial model's perplexity."""
 
 CRITERIA = {
     "discriminator": "valid. D",
     "finetuning": "valid. perplexity",
     "cross_entropy": "valid. perplexity",
+    "cross_entropy_dropout": "valid. perplexity",
 }
 
 COLUMNS = (
@@ -25,6 +31,7 @@ COLUMNS = (
     "best",
     "best epoch",
     "epochs",
+    "perplexity, epoch by epoch",
 )
 
 
@@ -41,7 +48,8 @@ def table(studies: Iterable[CorpusStudy]) -> pd.DataFrame:
 
 def _row(network: str, kind: str, name: str, run: Progress) -> tuple:
     rate = run.history[0]["learning_rate"]
-    return network, kind, name, rate, CRITERIA[kind], run.best, run.best_epoch, run.epoch
+    curve = " → ".join(f"{e['perplexity']:.2f}" for e in run.history if "perplexity" in e)
+    return network, kind, name, rate, CRITERIA[kind], run.best, run.best_epoch, run.epoch, curve
 
 
 def for_people(found: pd.DataFrame) -> pd.DataFrame:
@@ -56,8 +64,10 @@ def of_search(study: CorpusStudy) -> dict[str, Estimate]:
 
     ``regularisation`` is D without dropout and other regularisation less D with them (nats).
     ``discriminator_rate`` and ``finetuning_rate`` are D and perplexity at the worst of the rates
-    tried less those at the best: which these are is taken from the whole text. Nothing where the
-    profile tries nothing.
+    tried less those at the best: which these are is taken from the whole text. Each has its
+    ``…_share`` of what is gained at the better of the two, below log 4 or below the initial model's
+    perplexity, which is not a number where nothing is. Rates of fine-tuning at which the limit of
+    epochs ended it are left out. Nothing where the profile tries nothing.
     """
     tried = study.search()
     if not tried:
@@ -65,22 +75,47 @@ def of_search(study: CorpusStudy) -> dict[str, Estimate]:
     losses = {n: study.discriminator_losses(one) for n, one in tried["discriminator"].items()}
     means, draws = means_of_stretches(list(losses.values()))
     d = dict(zip(losses, means, strict=True)), dict(zip(losses, draws.T, strict=True))
-    log_q = {n: study.token_log_probs(one)["valid"] for n, one in tried["finetuning"].items()}
-    perplexities = perplexities_of_stretches(log_q)
-    found = {
-        "regularisation": stretched(lambda row: row[UNREGULARISED] - row[OWN], *d),
-        "discriminator_rate": _worst_less_best(*d),
-        "finetuning_rate": _worst_less_best(*perplexities),
+    for one in d:
+        one[START] = math.log(4)
+    ended = {
+        name: one
+        for name, one in tried["finetuning"].items()
+        if one.progress.at_plateau(study.settings.finetuning)
     }
-    return {f"{study.name}.search.{name}": one for name, one in found.items() if one}
+    compared = {START: study.initial} | ended
+    perplexities = perplexities_of_stretches(
+        {name: study.token_log_probs(one)["valid"] for name, one in compared.items()}
+    )
+    rates = [name for name in losses if name != UNREGULARISED]
+    found = _lost("regularisation", UNREGULARISED, OWN, *d)
+    found |= _lost_at_worst("discriminator_rate", rates, *d)
+    found |= _lost_at_worst("finetuning_rate", list(ended), *perplexities)
+    return {f"{study.name}.search.{name}": one for name, one in found.items()}
 
 
-def _worst_less_best(values: dict, resampled: dict) -> Estimate | None:
-    rates = [name for name in values if name != UNREGULARISED]
+def _lost_at_worst(name: str, rates: list[str], values: dict, resampled: dict) -> dict:
     if len(rates) < 2:
-        return None
-    best, worst = min(rates, key=values.get), max(rates, key=values.get)
-    return stretched(lambda row: row[worst] - row[best], values, resampled)
+        return {}
+    worst, best = max(rates, key=values.get), min(rates, key=values.get)
+    return _lost(name, worst, best, values, resampled)
+
+
+def _lost(name: str, worse: str, better: str, values: dict, resampled: dict) -> dict:
+    """What one has more than the other, and its share of what the other has less than ``START``."""
+
+    def loss(row: dict):
+        return row[worse] - row[better]
+
+    def gain(row: dict):
+        return row[START] - row[better]
+
+    if gain(values) <= 0:
+        share = Estimate.single(math.nan, NO_GAIN)
+    else:
+        share = stretched(lambda row: loss(row) / gain(row), values, resampled)
+        if interval(gain(resampled))[0] <= 0:  # then the share may be anything
+            share = replace(share, low=-math.inf, high=math.inf)
+    return {name: stretched(loss, values, resampled), f"{name}_share": share}
 
 
 def answer(study: CorpusStudy, found: Mapping[str, Estimate]) -> Iterator[str]:
@@ -97,4 +132,6 @@ def answer(study: CorpusStudy, found: Mapping[str, Estimate]) -> Iterator[str]:
         one = found.get(f"{study.name}.search.{name}")
         if one:
             number = f"{one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
-            yield f"{sentence.format(number)}."
+            share = found[f"{study.name}.search.{name}_share"].value
+            of_all = "" if math.isnan(share) else f", {100 * share:.0f} % of what is gained"
+            yield f"{sentence.format(number)}{of_all}."

@@ -130,6 +130,12 @@ CONTROL_NAMES = {
     "initial": TABLE2_NAMES["initial"],
     BEST: TABLE2_NAMES[BEST],
     "cross_entropy": "Without dropout, cross-entropy alone (our control)",
+    "cross_entropy_dropout": "With dropout, cross-entropy alone (training that goes on)",
+}
+
+CONTROLS_IN_WORDS = {
+    "cross_entropy": "cross-entropy alone",
+    "cross_entropy_dropout": "cross-entropy alone with dropout",
 }
 
 CONTROL_COLUMNS = ("network", "option", "valid_ppl", "test_ppl", "valid_change", "test_change")
@@ -169,28 +175,29 @@ def control_for_people(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def control_answer(name: str, found: Mapping[str, Estimate]) -> Iterator[str]:
-    """What of the gain is the discriminator's, a sentence for each text, from
+    """What of the gain is the discriminator's, a sentence for each control and text, from
     :func:`paperlib.reporting.measures.of_text` of the experiment ``name``."""
     if f"{name}.cross_entropy-{BEST}.test_ppl" not in found:
         yield f"{name}: cross-entropy alone is {NOT_RUN}."
         return
-    for split, title in (("valid", "validation"), ("test", "test")):
+    for control, by in CONTROLS_IN_WORDS.items():
+        for split, title in (("valid", "validation"), ("test", "test")):
 
-        def of(step: str, split=split) -> Estimate:
-            return found[f"{name}.{step}.{split}_ppl"]
+            def of(step: str, split=split) -> Estimate:
+                return found[f"{name}.{step}.{split}_ppl"]
 
-        more, gain = of(f"cross_entropy-{BEST}"), of(f"{BEST}-initial")
-        says = {
-            HIGHER: "which ends higher than it",
-            LOWER: "which ends lower than it",
-            UNCHANGED: "which comes to the same",
-            CANNOT_TELL: "and the text cannot tell which ends lower",
-        }[direction(more.low, more.high)]
-        yield (
-            f"{name}: {title} perplexity changes by {gain.value:+.2f} with discriminator, and by "
-            f"{of('cross_entropy-initial').value:+.2f} by cross-entropy alone, {says}: "
-            f"{more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})."
-        )
+            more, gain = of(f"{control}-{BEST}"), of(f"{BEST}-initial")
+            says = {
+                HIGHER: "which ends higher than it",
+                LOWER: "which ends lower than it",
+                UNCHANGED: "which comes to the same",
+                CANNOT_TELL: "and the text cannot tell which ends lower",
+            }[direction(more.low, more.high)]
+            yield (
+                f"{name}: {title} perplexity changes by {gain.value:+.2f} with discriminator, and "
+                f"by {of(f'{control}-initial').value:+.2f} by {by}, {says}: "
+                f"{more.value:+.2f} points ({more.low:+.2f} to {more.high:+.2f})."
+            )
 
 
 def table3(studies: dict[str, CorpusStudy]) -> pd.DataFrame:

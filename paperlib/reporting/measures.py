@@ -177,9 +177,11 @@ def curve_numbers(study: SyntheticStudy) -> pd.DataFrame:
     ``lift`` is the chosen word's probability at the end by that at the start, in its fixed context;
     ``of_p_hat`` by p̂. ``almost_frequent`` and ``frequent`` are the oscillation of these two words:
     the root mean square of the change of log q (nats) from one iteration to the next.
-    ``best_change`` and ``last_change`` are of the validation perplexity.
+    ``best_change`` and ``last_change`` are of the validation perplexity; ``others_change``, with
+    the weights that are best on it, of the test perplexity on all words but the chosen one.
     """
     p_hat = study.probe_lines()["p_hat"][0]
+    others = study.table1()["perturbed"]["other_ppl"]
     rows = {}
     for curve in study.settings.curves:
         run = study.curve(curve)
@@ -193,6 +195,7 @@ def curve_numbers(study: SyntheticStudy) -> pd.DataFrame:
             "frequent": frequent,
             "best_change": perplexity.min() - perplexity[0],
             "last_change": perplexity[-1] - perplexity[0],
+            "others_change": study.table1_of(run.model)["other_ppl"] - others,
         }
     return pd.DataFrame(rows).T
 
@@ -213,6 +216,8 @@ def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
 
     found = {f"curves.{run}.lift": of(run, "lift") for run in (alone, "cross_entropy_0.01")}
     found[f"curves.{discriminator}.of_p_hat"] = of(discriminator, "of_p_hat")
+    others = over_seeds([seed.loc[alone, "others_change"] for seed in seeds])
+    found[f"curves.{alone}.others_change"] = others
     share = Estimate.single(math.nan, NO_GAIN)
     if all(seed.loc[discriminator, "best_change"] < 0 for seed in seeds):
         share = of(alone, "best_change", discriminator, quotients=False)

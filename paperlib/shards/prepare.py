@@ -66,7 +66,7 @@ from paperlib.threads import cores
 DRAFT = 4_000_000
 """Bytes of text, at most, whose words are held at once."""
 
-VERSION = 2
+VERSION = 3
 """Part of the name of shards: raise it when the groups, or what is made of them, change."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -11,8 +11,9 @@ UNKNOWN, END = "<unk>", "<eos>"
 """Stands for every word outside of the vocabulary; ends every line."""
 
 Tokens = Literal["words", "whitespace"]
-"""``words``: runs of letters, digits and apostrophes, and every other sign for itself;
-``whitespace``: what stands between spaces, for text that is cut into words already."""
+"""``words``: runs of letters, digits, apostrophes, hyphens, underscores and angle brackets, so that
+``<unk>`` stays whole, and every other sign for itself; ``whitespace``: what stands between spaces,
+for text that is cut into words already."""
 
 _SIGNS = r"([^\p{L}\p{N}\p{M}'\s<>_-])"
 
@@ -29,7 +30,10 @@ def words_of(documents: Sequence[bytes], tokens: Tokens) -> pa.DictionaryArray:
         lines = pc.replace_substring_regex(lines, _SIGNS, r" \1 ")
     lines = pc.replace_substring(lines, "\n", f" {END} ")
     found = pc.utf8_split_whitespace(lines).flatten()
-    return found.filter(pc.not_equal(found, "")).dictionary_encode()
+    found = found.filter(pc.not_equal(found, ""))
+    ends = pc.equal(found, END).to_numpy(zero_copy_only=False)
+    is_empty = ends & np.concatenate([[True], ends[:-1]])  # some white signs are more than spaces
+    return found.filter(pa.array(~is_empty)).dictionary_encode()
 
 
 class Vocabulary:
