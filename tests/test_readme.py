@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from paperlib.reporting import summary
+from paperlib.reporting.claims import NOT_RUN, REPRODUCED
 from paperlib.reporting.readme import BLOCK, refreshed, texts, verdicts
 
 ROOT = Path(__file__).parents[1]
@@ -39,12 +40,10 @@ def test_the_table_of_verdicts_is_that_of_the_ledgers():
     ledger = json.loads((ROOT / "figures/quick/claims.json").read_text(encoding="utf-8"))["claims"]
     [entry] = [entry for entry in ledger if entry["claim"] == "overestimates_frequent"]
     assert rows[2][1].strip() == entry["verdict"]
-    judged = [entry for entry in ledger if not entry["control"] and not_run(entry)]
-    assert sum(map(int, rows[-1][1].split("/"))) == len(judged)
-
-
-def not_run(entry):
-    return entry["verdict"] != "not run at this scale"
+    judged = [one for one in ledger if not one["control"] and one["verdict"] != NOT_RUN]
+    assert sum(map(int, rows[-2][1].split("/"))) == len(judged)
+    constructed = [one for one in judged if one["constructed"] and one["verdict"] == REPRODUCED]
+    assert int(rows[-1][1]) == len(constructed) > 0
 
 
 def test_a_block_takes_the_files_text(tmp_path):
