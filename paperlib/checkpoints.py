@@ -1,5 +1,6 @@
 """Weights and training state on disk: written atomically, loaded without executing code."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from paperlib.files import CheckpointError, write_atomically
 
 __all__ = [
     "CheckpointError",
+    "checksum",
+    "checksum_of_weights",
     "load_arrays",
     "load_json",
     "load_state",
@@ -79,6 +82,20 @@ def put_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> Non
             f"{path} holds the weights of another network than this one; move it away, or train "
             "this one under another name"
         ) from None
+
+
+def checksum(array: np.ndarray) -> str:
+    """SHA-256 of an array's little-endian bytes."""
+    return hashlib.sha256(array.astype(array.dtype.newbyteorder("<")).tobytes()).hexdigest()
+
+
+def checksum_of_weights(model: nn.Module) -> str:
+    """SHA-256 of all that a model's ``state_dict`` holds."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def save_state(path: Path, state: dict) -> None:

@@ -30,6 +30,7 @@ FOR_USERS = (
     "DamagedFile",
     "HardwareError",
     "TrainingError",
+    "ModelError",
     "CheckpointError",
 )
 """Names of the errors whose message is one sentence for the user: no trace explains more. Of what

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock
 from torch import nn
 
@@ -52,11 +51,6 @@ class Trained:
     def address(self) -> str:
         """Its folder in ``runs/``: kind and digest."""
         return f"{self.folder.parent.name}/{self.folder.name}"
-
-
-def checksum(array: np.ndarray) -> str:
-    """SHA-256 of an array's little-endian bytes: data enter a stage's key by what they are."""
-    return hashlib.sha256(array.astype(array.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 def digest(key: dict) -> str:

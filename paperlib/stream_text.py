@@ -17,6 +17,9 @@ from paperlib.training import TrainingError
 class Text(Protocol):
     """What is trained on: a :class:`~paperlib.corpora.Corpus`, or text that comes in parts."""
 
+    n_words: int
+    """V: ids are below it."""
+
     eos: int
     """Id of the token before the first word."""
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from paperlib import distributed, hardware
 from paperlib.captured import Replayed, can_replay
+from paperlib.checkpoints import checksum, checksum_of_weights
 from paperlib.models.stream import State, StreamModel
 from paperlib.settings import StreamTraining
 from paperlib.stream_text import Text, on_device, steps_of_parts, streams_of
@@ -31,6 +32,9 @@ from paperlib.training import Task, TrainingError
 
 _ALONE = "training with dropout runs in one process; set `regularised = false` to share it"
 _OTHER_PIECE = "a network that reads pieces of {} words is trained on such; set `bptt = {}`"
+_SHARED = "the model that is trained shares weights with a frozen one; give it a copy of them"
+_FROZEN = "no weight of the model that is trained asks for a gradient"
+_OTHER_WORDS = "the models have different vocabularies, of {} words"
 _TOO_MANY = "a batch of {} streams cannot be shared by more processes; raise `batch_size`"
 
 
@@ -49,8 +53,10 @@ class StreamTask(Task):
     states of all streams, so that any number of processes goes on from it.
 
     Raises :class:`~paperlib.training.TrainingError` where processes have no stream, or would each
-    draw dropout of their own, or where ``training.bptt`` is not the models' ``piece``, and
-    :class:`ValueError` where they have different ones.
+    draw dropout of their own, where ``training.bptt`` is not the models' ``piece``, where nothing
+    can be trained, or weights of a frozen model would be; what
+    :meth:`~paperlib.models.stream.FromLogits.check` raises of a network of one's own; and
+    :class:`ValueError` where the models' pieces are different.
     """
 
     def __init__(
@@ -82,7 +88,10 @@ class StreamTask(Task):
         mine = torch.arange(self._mine.stop - self._mine.start, device=self.device)
         if not len(mine) or (training.regularised and distributed.size() > 1):
             raise TrainingError(_ALONE if len(mine) else _TOO_MANY.format(training.batch_size))
-        self._piece = fixed_piece([*self._readers.values(), *others])
+        models = [*self._readers.values(), *others]
+        _check_models(models, text.n_words)
+        self._frozen_models = models[1:]
+        self._piece = fixed_piece(models)
         if self._piece not in (None, training.bptt):
             raise TrainingError(_OTHER_PIECE.format(self._piece, self._piece))
         self._columns = mine.chunk(training.parts)
@@ -121,6 +130,15 @@ class StreamTask(Task):
             own = streams_of(self._text, numbers, self.training.batch_size, self._mine)
             self._train = on_device(own, self.device)
             self.new_text()
+
+    def identity(self) -> dict:
+        """The seed, the text by its length and its validation part, and the frozen weights."""
+        return {
+            "seed": self._seed,
+            "text": self._text.part_tokens(0),
+            "validation text": checksum(self.valid.cpu().numpy()),
+            "frozen models": [checksum_of_weights(model) for model in self._frozen_models],
+        }
 
     def _numbers(self, epoch: int) -> range:
         at_once = self._text.parts_at_once
@@ -238,3 +256,16 @@ class StreamTask(Task):
             groups = [tensor[self._mine][columns] for columns in self._columns]
             states.setdefault(name.rsplit(".", 1)[0], []).append(groups)
         self._states = {name: list(zip(*parts, strict=True)) for name, parts in states.items()}
+
+
+def _check_models(models: Sequence[nn.Module], n_words: int) -> None:
+    """Of the first model, which is trained, and the frozen ones."""
+    trained, *frozen = models
+    if not any(weight.requires_grad for weight in trained.parameters()):
+        raise TrainingError(_FROZEN)
+    own = {weight.data_ptr() for weight in trained.parameters() if weight.numel()}
+    if any(weight.data_ptr() in own for model in frozen for weight in model.parameters()):
+        raise TrainingError(_SHARED)
+    sizes = {model.check(n_words) for model in models if hasattr(model, "check")}
+    if len(sizes) > 1:
+        raise TrainingError(_OTHER_WORDS.format(" and ".join(map(str, sorted(sizes)))))

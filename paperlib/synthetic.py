@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from paperlib import hardware, settings, stages
+from paperlib.checkpoints import checksum
 from paperlib.estimates import resampled_sums
 from paperlib.evaluation import FrequencyClasses, over_batches, table1_from_sums, table1_sums
 from paperlib.losses import log_p_hat
@@ -354,8 +355,8 @@ class SyntheticStudy:
         return {
             "seed": self.seed,
             "model": self.settings.model.model_dump(mode="json"),
-            "train": stages.checksum(self.split.train.cpu().numpy()),
-            "valid": stages.checksum(self.split.valid.cpu().numpy()),
+            "train": checksum(self.split.train.cpu().numpy()),
+            "valid": checksum(self.split.valid.cpu().numpy()),
         }
 
     def _key(self, of: str) -> dict:

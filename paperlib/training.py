@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -76,6 +77,10 @@ class Task(ABC):
     def probe(self) -> list[float]:
         """Numbers to record after every step; an empty list where there is none."""
         return []
+
+    def identity(self) -> dict:
+        """What the training depends on beside its settings, by name, as plain values."""
+        return {}
 
     def carried(self) -> dict[str, Tensor]:
         """Tensors, beside the weights, that the next batch depends on."""
@@ -144,8 +149,8 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one.
 
         Raises :class:`TrainingError` when the loss stops being finite, or when validation does not
-        give a number; :class:`~paperlib.files.CheckpointError` when the checkpoint is that of a
-        training with other settings.
+        give a number; :class:`~paperlib.files.CheckpointError` when the checkpoint is that of
+        another training.
         """
         if distributed.any_says(self.checkpoint.is_file()):
             self._load()
@@ -295,6 +300,7 @@ class Trainer:
         self._read()
         state = {
             "settings": self.settings.model_dump(mode="json"),
+            "task": self._identity,
             "progress": asdict(self.progress),
             "model": self.task.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -308,7 +314,7 @@ class Trainer:
     def _load(self) -> None:
         model = self.task.model
         state = load_state(self.checkpoint, next(model.parameters()).device)
-        self._check_settings(state.get("settings", {}))
+        self._check(state.get("settings", {}), state.get("task", {}))
         self.progress = Progress(**state["progress"])
         put_weights(model, state["model"], self.checkpoint)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -318,20 +324,35 @@ class Trainer:
             self.average.load(state["average"])
         self.task.carry(state["carried"])
 
-    def _check_settings(self, others: dict) -> None:
+    @cached_property
+    def _identity(self) -> dict:
+        return self.task.identity()
+
+    def _check(self, others: dict, task: dict) -> None:
+        """Refuse the checkpoint of a training by other settings, or of another task."""
         own = self.settings.model_dump(mode="json")
-        names = [name for name in own if others.get(name, own[name]) != own[name]]
-        if names:
-            differ = [f"{name} {others[name]}, not {own[name]}" for name in names]
+        differ = [
+            f"{name} {others[name]}, not {value}"
+            for name, value in own.items()
+            if others.get(name, value) != value
+        ]
+        differ += [
+            f"another {name}"
+            for name, value in self._identity.items()
+            if task.get(name, value) != value
+        ]
+        if differ:
             raise CheckpointError(
-                f"{self.checkpoint} is of a training with other settings ({'; '.join(differ)}); "
-                "move it away, or train under another name"
+                f"{self.checkpoint} is of another training ({'; '.join(differ)}); move it away, or "
+                "train under another name"
             )
 
 
 def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
     """The optimiser that ``settings`` name."""
-    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    # On a CPU, PyTorch's fused step leaves most weights of half precision as they were.
+    options["fused"] = all(w.dtype.itemsize >= 4 for w in model.parameters())
     if settings.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), betas=ADAM_BETAS, **options)
     return torch.optim.SGD(model.parameters(), **options)

@@ -12,6 +12,7 @@ from torch import nn
 from paperlib import hardware, stages, training
 from paperlib.checkpoints import (
     CheckpointError,
+    checksum,
     load_arrays,
     load_json,
     load_weights,
@@ -81,9 +82,9 @@ def test_an_interrupted_stage_goes_on_to_the_same_result(monkeypatch, tmp_path):
 
 def test_data_enter_a_key_by_what_they_are():
     words = np.arange(6).reshape(2, 3)
-    assert stages.checksum(words) == stages.checksum(np.asfortranarray(words))
-    assert stages.checksum(words) == stages.checksum(words.astype(">i8"))
-    assert stages.checksum(words) != stages.checksum(words + 1)
+    assert checksum(words) == checksum(np.asfortranarray(words))
+    assert checksum(words) == checksum(words.astype(">i8"))
+    assert checksum(words) != checksum(words + 1)
 
 
 def test_damaged_weights_are_named():

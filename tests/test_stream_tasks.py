@@ -297,7 +297,8 @@ def test_a_frozen_model_sets_the_pieces_too():
 
 def test_without_a_discriminator_finetuning_starts_at_zero_divergence():
     q0 = network(seed=1)
-    task = FinetuningStreams("t", q0, corpus(), TRAINING, 0, q0=q0, discriminator=None)
+    same = copy.deepcopy(q0)
+    task = FinetuningStreams("t", same, corpus(), TRAINING, 0, q0=q0, discriminator=None)
     measured = task.validate()
     assert measured["reverse_kl"] == pytest.approx(0, abs=1e-6)
     assert measured["loss"] == pytest.approx(np.log(measured["perplexity"]), rel=1e-6)

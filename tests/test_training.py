@@ -181,7 +181,7 @@ def test_a_checkpoint_of_other_settings_is_refused_in_one_sentence(tmp_path):
     other = Training(max_epochs=2, learning_rate=0.5, clip=2.0)
     with pytest.raises(CheckpointError) as error:
         Trainer(Scripted([1, 2, 3]), other, path).run()
-    assert "learning_rate 1.0, not 0.5; clip 1.0, not 2.0" in str(error.value)
+    assert "another training (learning_rate 1.0, not 0.5; clip 1.0, not 2.0)" in str(error.value)
     state = load_state(path, torch.device("cpu"))
     del state["settings"]  # of an earlier version
     save_state(path, state)

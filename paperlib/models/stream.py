@@ -18,6 +18,10 @@ State = tuple[Tensor, ...]
 Empty where a model remembers nothing."""
 
 
+class ModelError(ValueError):
+    """A network is none that can be trained here; the message is one sentence for the user."""
+
+
 class StreamModel(Protocol):
     """A network read as a language model, q, or as a discriminator, r (§2.1).
 
@@ -79,6 +83,60 @@ class FromLogits(nn.Module):
         super().__init__()
         self.network = network
         self.piece = piece
+
+    @torch.no_grad()
+    def check(self, n_words: int) -> int:
+        """V, of a network that reads the words 0…``n_words`` − 1 as a language model has to.
+
+        Raises :class:`ModelError` where it cannot read them, returns something else than
+        ``(T, B, V)``, or where logits depend on words that come later or are in other streams.
+        """
+        self.network.eval()
+        device = next(self.parameters()).device
+        shape = min(self.piece, 6), 3
+        draws = torch.Generator().manual_seed(0)
+        words = torch.randint(n_words, shape, generator=draws).to(device)
+        words[0, 0] = n_words - 1
+        try:
+            logits = self.network(words)
+        except Exception as error:
+            raise ModelError(
+                f"the network cannot read words of shape {shape}, T steps of B texts, with ids "
+                f"below {n_words} ({type(error).__name__}: {error})"
+            ) from error
+        if not isinstance(logits, Tensor):
+            raise ModelError(
+                f"the network returns a {type(logits).__name__}; let it return the logits alone, a "
+                "tensor (T, B, V)"
+            )
+        if logits.dim() != 3 or logits.shape[:2] != shape or logits.shape[2] < n_words:
+            raise ModelError(
+                f"for words of shape {shape}, T steps of B texts, the network returns "
+                f"{tuple(logits.shape)}; it has to be (T, B, V) with a V of at least {n_words}"
+            )
+        if torch.equal(logits, self.network(words)):  # else it draws something even here
+            self._check_contexts(words, logits, n_words)
+        return logits.shape[2]
+
+    def _check_contexts(self, words: Tensor, logits: Tensor, n_words: int) -> None:
+        allowed = 100 * torch.finfo(logits.dtype).eps * logits.abs().max()
+
+        def changed(at: tuple, where: tuple) -> bool:
+            others = words.clone()
+            others[at] = (others[at] + 1) % n_words
+            difference = (self.network(others) - logits)[where]
+            return bool((difference.abs() > allowed).any())
+
+        if changed((-1, slice(None)), (slice(-1),)):
+            raise ModelError(
+                "the network's logits depend on words that come later, which a language model must "
+                "not see; mask them"
+            )
+        if changed((slice(None), 0), (slice(None), slice(1, None))):
+            raise ModelError(
+                "the network's logits for one text depend on the words of another; words are "
+                "(T, B), with the steps first (`batch_first=False`)"
+            )
 
     def start(self, streams: int) -> State:
         """Nothing to remember."""
