@@ -4,7 +4,7 @@ Heavy modules are imported by the commands that need them, so that ``--help`` an
 notebooks are there at once, and the list even before anything is installed.
 """
 
-import argparse
+import errno
 import os
 import signal
 import sys
@@ -13,14 +13,12 @@ from pathlib import Path
 from paperlib import notebooks, paths
 from paperlib.jobs import INTERRUPTED, check_output, fail, in_processes, job
 from paperlib.notebooks import NotebookError, UsageError
-
-LARGEST_SEED = 2**32 - 1
-"""PyTorch's generators take some more, but not any number."""
+from paperlib.options import parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; 2 where the user has to change something."""
-    options = vars(_parser().parse_args(arguments))
+    options = vars(parser(COMMANDS).parse_args(arguments))
     command = options.pop("command")
     paths.settle()
     # Threads that wait shall spin for microseconds, then sleep: spinning for long, as by default,
@@ -35,6 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.ENOSPC):
+            raise
+        print(f"{error.filename} cannot be written: {error.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -47,7 +50,7 @@ def run(**options) -> int:
     """Run the notebooks of a profile, in order; what is done and unchanged is not done again."""
     from paperlib import launch, settings
 
-    if options["profile"]:
+    if options["profile"] is not None:
         _named_profile(options["profile"], options["seeds"], options["experiments"])
     try:
         return launch.launch(**options)
@@ -63,8 +66,11 @@ def notebook(
 ) -> int:
     """Execute one notebook with papermill."""
     _named_profile(profile, seeds, experiments)
+    found = notebooks.find(name)
+    if not found.has_part_in(_profile(profile, seeds, experiments)):
+        raise UsageError(f"Notebook {name} has nothing to show: what it is about is not run.")
     try:
-        notebooks.run(notebooks.find(name), profile, seeds, experiments)
+        notebooks.run(found, profile, seeds, experiments)
     except NotebookError as error:
         if error.traceback:
             print(error.traceback, file=sys.stderr)
@@ -181,16 +187,18 @@ def shards(folder: Path, processes: int | None, **options) -> int:
     """Cut a folder of text of any size into a vocabulary and parts of tokens."""
     from pydantic import ValidationError
 
+    from paperlib.settings import first_fault
     from paperlib.shards.documents import SPLITS, TextError
     from paperlib.shards.prepare import TextSettings, prepare
+    from paperlib.shards.texts import ShardedText
 
     given = {name: value for name, value in options.items() if value is not None}
     try:
         made = prepare(folder, TextSettings.model_validate(given), processes)
+        ShardedText(made, seed=0)  # refuses a split without text
     except ValidationError as error:
-        first = error.errors()[0]
-        option = "".join(f"--{name}: ".replace("_", "-") for name in first["loc"])
-        raise UsageError(f"{option}{first['msg']}.") from None
+        option = "--" * bool(error.errors()[0]["loc"])
+        raise UsageError(f"{option}{first_fault(error)}.".replace("_", "-")) from None
     except TextError as error:
         raise UsageError(f"{error}.") from None
     print(made.address)
@@ -226,7 +234,7 @@ def judge(profile: str) -> int:
 
     from paperlib.checkpoints import CheckpointError
     from paperlib.reporting.report import judge_anew
-    from paperlib.settings import SettingsError
+    from paperlib.settings import SettingsError, first_fault
 
     folder = paths.figures(profile)
     if not (folder / "provenance.json").is_file():
@@ -235,11 +243,10 @@ def judge(profile: str) -> int:
         page = judge_anew(folder)
     except (CheckpointError, SettingsError) as error:
         raise UsageError(f"{error}.") from None
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, FileNotFoundError, ValueError) as error:
         why = str(error.args[0] if isinstance(error, KeyError) else error)
         if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            why = first_fault(error)
         raise UsageError(
             f"The results in {folder} do not fit this version of the project ({why}); run "
             f"profile {profile} again."
@@ -269,127 +276,29 @@ def _profile(name: str, seeds: int | None = None, experiments: str | None = None
 
 def _named_profile(name: str, seeds: int | None, experiments: str | None) -> None:
     """Refuse what is no profile, and a path, for results lie in a folder of the profile's name."""
+    from paperlib import profile_files
+
     if name.endswith(".toml"):
         raise UsageError(f"A profile is run by its name: copy {name} into {paths.PROFILES}.")
+    if name not in (there_are := profile_files.names()):
+        raise UsageError(f"There is no profile {name!r}; choose one of {', '.join(there_are)}.")
     _profile(name, seeds, experiments)
 
 
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {LARGEST_SEED}")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m paperlib", description="Parts of the job.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command) -> argparse.ArgumentParser:
-        summary = command.__doc__.splitlines()[0]
-        sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(command=command)
-        return sub
-
-    def for_profile(sub: argparse.ArgumentParser, **options) -> None:
-        sub.add_argument("--profile", metavar="NAME", **options)
-
-    def reporting(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--report", type=Path, metavar="PATH", help="file for the last words after a failure"
-        )
-
-    def together(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--processes", type=_number, default=1, metavar="N", help="on this machine, as one"
-        )
-        sub.add_argument(
-            "--machines",
-            type=_number,
-            default=1,
-            metavar="M",
-            help="each of which gets this command",
-        )
-        sub.add_argument(
-            "--meet", default="localhost:0", metavar="HOST:PORT", help="the same on all machines"
-        )
-
-    def selecting(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--seeds", type=int, metavar="N", help="seeds of section 3")
-        sub.add_argument(
-            "--experiments", metavar="NAMES", help="those of section 4 (a,b), or 'none'"
-        )
-
-    sub = add("run", run)
-    for_profile(sub, help="medium with a CUDA GPU, quick without, unless given")
-    sub.add_argument("--only", metavar="03", help="one notebook and what it depends on")
-    selecting(sub)
-    sub.add_argument("--cores", type=_number, metavar="N", help="processor cores (default: all)")
-    sub.add_argument("--force", action="store_true", help="run notebooks that are up to date too")
-
-    sub = add("notebook", notebook)
-    sub.add_argument("name", help="its name or number")
-    for_profile(sub, required=True)
-    selecting(sub)
-    reporting(sub)
-
-    sub = add("synthetic", synthetic)
-    for_profile(sub, required=True)
-    sub.add_argument("--seed", type=_seed, required=True, metavar="K")
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
-    reporting(sub)
-
-    sub = add("beyond", beyond)
-    for_profile(sub, required=True)
-    sub.add_argument("--question", type=_number, metavar="N", help="of notebook 09 (default: all)")
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
-    reporting(sub)
-
-    sub = add("large", large)
-    for_profile(sub, required=True)
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
-    together(sub)
-    reporting(sub)
-
-    sub = add("throughput", throughput)
-    for_profile(sub, required=True)
-    sub.add_argument("--streams", type=_number, metavar="N", help="default: the profile's batch")
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
-    together(sub)
-
-    sub = add("experiment", experiment)
-    for_profile(sub, required=True)
-    sub.add_argument("--name", required=True, help="its name in the profile, such as mos_ptb")
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
-    reporting(sub)
-
-    sub = add("failed", failed)
-    sub.add_argument("what", help="which job, as the start of a sentence")
-    sub.add_argument("--code", type=int, required=True)
-    sub.add_argument("--report", type=Path, required=True, metavar="PATH")
-
-    sub = add("shards", shards)
-    sub.add_argument("folder", type=Path, help="with .txt, .gz or .zst files, at any depth")
-    sub.add_argument("--vocabulary", type=int, metavar="K", help="words (default: 100000)")
-    sub.add_argument(
-        "--tokens", help="'words' (default), signs apart, or 'whitespace': what spaces separate"
-    )
-    sub.add_argument("--part-bytes", type=int, dest="part_bytes", metavar="N", help="of a part")
-    for split in ("valid", "test"):
-        help = f"of the documents that are {split} text (default: 0.001)"
-        sub.add_argument(f"--{split}", type=float, metavar="SHARE", help=help)
-    sub.add_argument("--seed", type=int, metavar="K", help="of what is training and what is test")
-    sub.add_argument("--damaged", help="'fatal' (default) or 'skip' files that cannot be read")
-    sub.add_argument("--processes", type=_number, metavar="N", help="default: as many as cores")
-
-    for_profile(add("judge", judge), required=True)
-    add("check-proposition1", check_proposition1)
-    add("profiles", profiles)
-    add("notebooks", list_notebooks)
-    add("readme", readme)
-    return parser
+COMMANDS = {
+    "run": run,
+    "notebook": notebook,
+    "synthetic": synthetic,
+    "beyond": beyond,
+    "large": large,
+    "throughput": throughput,
+    "experiment": experiment,
+    "failed": failed,
+    "shards": shards,
+    "judge": judge,
+    "check-proposition1": check_proposition1,
+    "profiles": profiles,
+    "notebooks": list_notebooks,
+    "readme": readme,
+}
+"""What ``python -m paperlib`` can be asked for, by name."""

@@ -1,5 +1,6 @@
 """What the parts of the job share: how they end, and the last words that they leave."""
 
+import socket
 import sys
 import tempfile
 import time
@@ -19,11 +20,19 @@ def in_processes(
 ) -> int:
     """``python -m paperlib`` with ``arguments`` in so many processes; returns the exit code."""
     host, _, port = meet.rpartition(":")
-    if machines > 1 and (host in ("", "localhost", "127.0.0.1") or port in ("", "0")):
+    is_place = host and port.isdecimal()
+    if machines == 1 and not is_place:
+        raise UsageError(f"--meet {meet} is no HOST:PORT.")
+    if machines > 1 and (not is_place or host in ("localhost", "127.0.0.1") or port == "0"):
         raise UsageError(
             f"--machines {machines} takes --meet HOST:PORT too, the same on all of them: the name "
             "of one of them, and a port that is free there."
         )
+    if host != "localhost":
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError:
+            raise UsageError(f"--meet {meet}: the host {host} is not known here.") from None
     from paperlib import processes as together
 
     started = time.time()

@@ -37,6 +37,11 @@ class LargeStudy(TextStudy):
 
     def __init__(self, profile: settings.Profile, seed: int = 0):
         own = profile.large
+        if own is None:
+            raise settings.SettingsError(
+                f"profile {profile.name} has no [large], or the experiments that were chosen leave "
+                "it out"
+            )
         shards, self.title = _shards(own)
         if shards is not None:
             text = ShardedText(shards, seed, parts_at_once=own.parts_at_once)

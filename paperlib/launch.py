@@ -79,7 +79,7 @@ def launch(
 
     Returns the exit code: 0, 1 after a failure, 130 after an interruption.
     """
-    profile, reason = (profile, "as asked") if profile else choose_profile()
+    profile, reason = choose_profile() if profile is None else (profile, "as asked")
     plan = settings.load(profile, seeds=seeds, experiments=experiments)
     targets = [notebooks.find(only)] if only else list(notebooks.declared().values())
     targets = [target for target in targets if target.has_part_in(plan)]

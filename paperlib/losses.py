@@ -19,13 +19,18 @@ CHUNK = 1 << 18
 class _ExpectationUnderQ(torch.autograd.Function):
     """Σ_w exp(log_q0) · values over the last axis, with one buffer of that size at a time.
 
-    Plain autograd keeps exp(log_q0) and the product alive together, forward and backward.
+    Plain autograd keeps exp(log_q0) and the product alive together, forward and backward. What q_0
+    gives no probability counts for nothing, also where its value is −∞.
     """
 
     @staticmethod
     def forward(ctx, log_q0: Tensor, values: Tensor) -> Tensor:
         ctx.save_for_backward(log_q0, values)
-        return log_q0.exp().mul_(values).sum(-1)
+        found = log_q0.exp().mul_(values).sum(-1)
+        if found.isnan().any():
+            q0 = log_q0.exp()
+            found = (q0 * values).masked_fill_(q0 == 0, 0).sum(-1)
+        return found
 
     @staticmethod
     def backward(ctx, grad: Tensor):

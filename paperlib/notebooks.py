@@ -31,6 +31,7 @@ FOR_USERS = (
     "HardwareError",
     "TrainingError",
     "ModelError",
+    "SettingsError",
     "CheckpointError",
 )
 """Names of the errors whose message is one sentence for the user: no trace explains more. Of what

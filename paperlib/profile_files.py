@@ -46,10 +46,13 @@ def values(name: str) -> dict:
     """What stands in the profile's files: tables are merged; everything else, lists too, takes the
     place of what it was. Raises what :func:`files` does."""
     merged: dict = {}
-    for path in reversed(files(name)):
+    read = files(name)
+    for path in reversed(read):
         merged = _merged(merged, _read(path))
     merged.pop(BASED_ON, None)
-    return merged
+    if "name" in merged:
+        raise SettingsError(f"{read[0].name}: name: a profile is named by its file; leave this out")
+    return merged | {"name": read[0].stem}
 
 
 def _read(path: Path) -> dict:

@@ -6,21 +6,14 @@ silently with a default.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from paperlib.network import Network
 from paperlib.profile_files import SettingsError, files, values
+from paperlib.validated import Count, NonNegative, Positive, Probability, Settings, first_fault
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+MOST_SEEDS = 1000
+"""Of section 3: its workflow has a job for each."""
 
 
 class Language(Settings):
@@ -211,7 +204,7 @@ class Synthetic(Settings):
     discriminator: SentenceTraining
     finetuning: SentenceTraining
     search: Search = Search()
-    curves: tuple[Curve, ...]
+    curves: Annotated[tuple[Curve, ...], Field(min_length=1)]
     beyond: Beyond | None = None
 
     @model_validator(mode="after")
@@ -347,7 +340,7 @@ class Profile(Settings):
     embedded_instead: bool = False
     """Use the text that every Python brings along where a corpus is not to be had."""
     synthetic: Synthetic
-    corpora: dict[str, Experiment] = {}
+    corpora: dict[str, Experiment] = Field(default_factory=dict)
     large: LargeScale | None = None
 
 
@@ -360,20 +353,28 @@ def load(name: str, *, seeds: int | None = None, experiments: str | None = None)
     Raises :class:`SettingsError` for an unknown name, a file that is no TOML, an unknown key or a
     value out of range.
     """
+    if not isinstance(name, str):
+        raise SettingsError(f"a profile is named by a text such as 'quick', not by {name!r}")
     try:
         profile = Profile.model_validate(values(name))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the profile"
         read = ", based on ".join(path.name for path in files(name))
-        raise SettingsError(f"{read}: {where}: {first['msg']}") from None
+        raise SettingsError(f"{read}: {first_fault(error)}") from None
     if seeds is not None:
-        if seeds < 1:
-            raise SettingsError(f"the number of seeds must be at least 1, not {seeds}")
+        if type(seeds) is not int or not 1 <= seeds <= MOST_SEEDS:
+            raise SettingsError(
+                f"the number of seeds must be a whole number from 1 to {MOST_SEEDS}, not {seeds!r}"
+            )
         synthetic = profile.synthetic.model_copy(update={"seeds": seeds})
         profile = profile.model_copy(update={"synthetic": synthetic})
     if experiments is not None:
-        profile = _with_only(profile, [] if experiments == "none" else experiments.split(","))
+        if not isinstance(experiments, str):
+            raise SettingsError(
+                f"experiments are named in one text with commas, such as 'mos_ptb,large', not by "
+                f"{experiments!r}"
+            )
+        wanted = [part.strip() for part in experiments.split(",")]
+        profile = _with_only(profile, [] if wanted == ["none"] else wanted)
     return profile
 
 

@@ -7,7 +7,7 @@ is; one that was interrupted goes on from its checkpoint; two processes never wo
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,7 +127,9 @@ def train(
         save_json(folder / "progress.json", asdict(progress))
 
     folder = once(kind, own_key, compute)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    if (checkpoint := folder / "checkpoint.pt").is_file():
+        with suppress(OSError):  # of a folder that can only be read
+            checkpoint.unlink()
     return Trained(model, Progress(**load_json(folder / "progress.json")), folder)
 
 

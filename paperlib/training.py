@@ -228,6 +228,11 @@ class Trainer:
         for row, (measured, tokens) in zip(values.tolist(), waiting, strict=True):
             means = dict(zip(measured, row, strict=True))
             if not math.isfinite(means["loss"]):
+                if state.epoch == state.batch == 0:
+                    raise TrainingError(
+                        f"{self.task.title}: the loss is not finite before any step; look for NaN "
+                        "and -inf in what the model gives"
+                    )
                 raise TrainingError(
                     f"{self.task.title}: the loss is no longer finite in epoch {state.epoch + 1} "
                     f"at learning rate {state.learning_rate:g}; lower the learning rate"

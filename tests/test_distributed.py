@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -282,6 +283,7 @@ def test_of_a_report_that_machines_share_the_cause_stays(follows, tmp_path, monk
         raise processes.ProcessesError("here", follows=follows)
 
     monkeypatch.setattr(processes, "run", fails)
+    monkeypatch.setattr(jobs.socket, "getaddrinfo", lambda *_: [])
     assert jobs.in_processes([], report, 1, 2, "node1:29400") == 1
     assert report.read_text(encoding="utf-8") == ("elsewhere" if follows else "here\n")
 
@@ -294,6 +296,23 @@ def test_several_machines_have_to_be_told_where_they_meet(meet, tmp_path, capsys
         "--machines 2 takes --meet HOST:PORT too, the same on all of them: the name of one of "
         "them, and a port that is free there.\n"
     )
+
+
+def test_a_place_to_meet_that_is_none_is_refused_at_once(tmp_path, capsys, monkeypatch):
+    def unknown(*_):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(jobs.socket, "getaddrinfo", unknown)
+    command = ["large", "--profile", "smoke", "--output", str(tmp_path / "x.json")]
+    for meet, machines, says in (
+        ("foo", "1", "--meet foo is no HOST:PORT.\n"),
+        ("foo:bar", "1", "--meet foo:bar is no HOST:PORT.\n"),
+        ("foo:29400", "1", "--meet foo:29400: the host foo is not known here.\n"),
+        ("foo:29400", "2", "--meet foo:29400: the host foo is not known here.\n"),
+    ):
+        more = ["--processes", "2", "--machines", machines, "--meet", meet]
+        assert main([*command, *more]) == 2
+        assert capsys.readouterr().err == says
 
 
 def test_machines_that_do_not_meet_are_told_so_in_a_sentence(monkeypatch):

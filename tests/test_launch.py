@@ -239,10 +239,13 @@ def test_job_that_was_killed_leaves_a_report(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "--profile", "huge"), "there is no profile 'huge'; choose one of"),
+        (("run", "--profile", "huge"), "There is no profile 'huge'; choose one of"),
         (("run", "--profile", "/a/own.toml"), "run by its name: copy /a/own.toml into"),
         (("notebook", "00", "--profile", "own.toml"), "run by its name: copy own.toml into"),
-        (("run", "--profile", "smoke", "--seeds", "0"), "the number of seeds must be at least 1"),
+        (
+            ("run", "--profile", "smoke", "--seeds", "0"),
+            "must be a whole number from 1 to 1000, not 0",
+        ),
         (("run", "--profile", "smoke", "--only", "77"), "There is no notebook '77'; choose one of"),
         (("notebook", "77", "--profile", "smoke"), "There is no notebook '77'; choose one of"),
     ],

@@ -18,6 +18,7 @@ from paperlib.losses import (
     nce_loss,
     sigmoid_discriminator_loss,
 )
+from paperlib.models import readings
 
 LOG_PROBABILITY = st.floats(math.log(1e-12), 0.0)
 LOG_ODDS = st.floats(-27.0, 27.0)
@@ -83,6 +84,26 @@ def test_noise_contrastive_estimation_is_its_definition_and_eq_6_in_other_words(
         torch.autograd.grad(value.sum(), by)[0] for value, by in ((loss, scores), (eq_6, logits))
     )
     torch.testing.assert_close(by_scores, -by_logits, rtol=1e-9, atol=1e-12)
+
+
+def test_a_word_that_both_models_mask_counts_for_nothing():
+    """As a padding token at −∞, which never comes next."""
+    generator = torch.Generator().manual_seed(0)
+    logits_q0, logits = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    target = torch.randint(4, (6,), generator=generator)
+    results = []
+    for masked in (True, False):
+        words = slice(None) if masked else slice(4)
+        own = logits[:, words].clone().requires_grad_()
+        shown = [part.clone() for part in (logits_q0[:, words], own)]
+        if masked:
+            for part in shown:
+                part[:, 4] = -math.inf
+        log_q0, (log_r, log_not_r) = shown[0].log_softmax(-1), readings.log_r(shown[1])
+        d = sum(discriminator_loss(log_q0, log_r, log_not_r, target))
+        (gradient,) = torch.autograd.grad(d.sum(), own)
+        results.append([d.detach(), gradient[:, :4]])
+    torch.testing.assert_close(*results)
 
 
 def test_discriminator_loss_gradients_by_finite_differences():

@@ -4,7 +4,7 @@ import pytest
 
 from paperlib import paths
 from paperlib.profile_files import files, names
-from paperlib.settings import SettingsError, load
+from paperlib.settings import SentenceTraining, SettingsError, load
 
 
 def test_the_profiles_of_the_contract_are_there():
@@ -118,7 +118,7 @@ def test_an_unknown_profile_is_told_the_choice():
 
 def based_on(tmp_path, base, text, name="own"):
     path = tmp_path / f"{name}.toml"
-    path.write_text(f'name = "{name}"\nbased_on = "{base}"\n{text}', encoding="utf-8")
+    path.write_text(f'based_on = "{base}"\n{text}', encoding="utf-8")
     return str(path)
 
 
@@ -164,6 +164,39 @@ def test_a_base_that_is_none_is_named(tmp_path):
         load(str(path))
 
 
-def test_seeds_below_one_are_refused():
-    with pytest.raises(SettingsError, match="at least 1, not 0"):
-        load("smoke", seeds=0)
+@pytest.mark.parametrize("seeds", [0, 1001, "2", 1.5, True])
+def test_no_number_of_seeds_is_refused(seeds):
+    with pytest.raises(SettingsError, match=f"from 1 to 1000, not {seeds!r}"):
+        load("smoke", seeds=seeds)
+
+
+def test_what_names_nothing_is_refused_and_blanks_are_not():
+    assert list(load("smoke", experiments=" doc_ptb, mos_ptb").corpora) == ["mos_ptb", "doc_ptb"]
+    assert load("smoke", experiments=" none ").corpora == {}
+    with pytest.raises(SettingsError, match="experiments are named in one text with commas"):
+        load("smoke", experiments=["doc_ptb"])
+    with pytest.raises(SettingsError, match="a profile is named by a text such as 'quick', not by"):
+        load(None)
+
+
+def test_a_profile_has_the_name_of_its_file(tmp_path):
+    assert load(based_on(tmp_path, "smoke", "", name="mine")).name == "mine"
+    with pytest.raises(SettingsError, match=r"mine\.toml: name: a profile is named by its file"):
+        load(based_on(tmp_path, "smoke", 'name = "other"\n', name="mine"))
+
+
+@pytest.mark.parametrize(
+    ("update", "says"),
+    [
+        ({"learning_rat": 0.1}, "SentenceTraining: learning_rat: Extra inputs are not permitted"),
+        ({"learning_rate": -5}, "SentenceTraining: learning_rate: Input should be greater than 0"),
+        ({"schedule": "linear", "averaging": "triggered"}, "SentenceTraining: averaging is trigg"),
+    ],
+)
+def test_what_a_copy_changes_is_checked(update, says):
+    training = SentenceTraining(max_epochs=2)
+    with pytest.raises(SettingsError, match=says):
+        training.model_copy(update=update)
+    copied = training.model_copy(update={"learning_rate": 0.1})
+    assert copied == SentenceTraining(max_epochs=2, learning_rate=0.1)
+    assert type(copied) is SentenceTraining

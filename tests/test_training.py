@@ -205,10 +205,15 @@ def test_a_model_that_does_not_improve_stays_as_it_was(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_sentence(tmp_path):
-    task = Scripted([1, 1])
-    task.backward = lambda batch: {"loss": torch.tensor(math.nan)}
-    with pytest.raises(TrainingError, match="no longer finite in epoch 1 at learning rate 1"):
-        Trainer(task, Training(max_epochs=2), tmp_path / "checkpoint.pt").run()
+    for good, says in (
+        (0, "not finite before any step; look for NaN and -inf"),
+        (1, "no longer finite in epoch 1 at learning rate 1; lower the learning rate"),
+    ):
+        task = Scripted([1, 1], steps=3)
+        losses = iter([torch.tensor(1.0)] * good + [torch.tensor(math.nan)])
+        task.backward = lambda batch, losses=losses: {"loss": next(losses)}
+        with pytest.raises(TrainingError, match=says):
+            Trainer(task, Training(max_epochs=2), tmp_path / f"{good}.pt").run()
 
 
 def test_averaging_evaluates_and_keeps_the_mean_of_the_weights_since_it_began(tmp_path):
