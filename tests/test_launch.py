@@ -244,7 +244,7 @@ def test_job_that_was_killed_leaves_a_report(tmp_path):
         (("notebook", "00", "--profile", "own.toml"), "run by its name: copy own.toml into"),
         (
             ("run", "--profile", "smoke", "--seeds", "0"),
-            "must be a whole number from 1 to 1000, not 0",
+            "a whole number from 1 to 1000, not 0",
         ),
         (("run", "--profile", "smoke", "--only", "77"), "There is no notebook '77'; choose one of"),
         (("notebook", "77", "--profile", "smoke"), "There is no notebook '77'; choose one of"),
