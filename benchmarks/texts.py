@@ -46,6 +46,7 @@ class RandomText:
 
     train: np.ndarray
     valid: np.ndarray
+    n_words: int
     eos: int = 0
     parts_at_once: int = 1
 
@@ -94,7 +95,9 @@ class Setting:
         bptt, streams = self.training.bptt, self.training.batch_size
         self.pieces = [Piece(number * bptt, bptt) for number in range(pieces)]
         self.tokens = pieces * bptt * streams
-        self.text = RandomText(self.draw(self.tokens + streams).numpy(), self.draw(100).numpy())
+        self.text = RandomText(
+            self.draw(self.tokens + streams).numpy(), self.draw(100).numpy(), self.words
+        )
 
     def draw(self, *shape: int) -> Tensor:
         """Random words."""

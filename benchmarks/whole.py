@@ -24,6 +24,7 @@ KINDS = {
     "discriminator": "discriminators",
     "finetuning": "fine-tuning",
     "cross_entropy": "fine-tuning",
+    "cross_entropy_dropout": "fine-tuning",
 }
 """Kinds of training, by what the names of their stages end in."""
 

@@ -195,7 +195,6 @@ def shards(folder: Path, processes: int | None, **options) -> int:
     given = {name: value for name, value in options.items() if value is not None}
     try:
         made = prepare(folder, TextSettings.model_validate(given), processes)
-        ShardedText(made, seed=0)  # refuses a split without text
     except ValidationError as error:
         option = "--" * bool(error.errors()[0]["loc"])
         raise UsageError(f"{option}{first_fault(error)}.".replace("_", "-")) from None
@@ -207,6 +206,10 @@ def shards(folder: Path, processes: int | None, **options) -> int:
         print(f"{split}: {made.tokens(split)} tokens in {len(made.parts(split))} parts")
     for name, why in made.left_out.items():
         print(f"left out: {name}: {why}", file=sys.stderr)
+    try:
+        ShardedText(made, seed=0)
+    except TextError as error:  # of a split without text
+        raise UsageError(f"{error}.") from None
     return 0
 
 

@@ -163,6 +163,7 @@ def closed(everyones_folder, request):
 )
 def test_what_may_not_be_read_is_named_and_fatal_or_left_out(closed, everyones_folder, capsys):
     command = ["shards", str(everyones_folder), "--processes", "1"]
+    command += ["--valid", "0.3", "--test", "0.3"]
     assert main(command) == 2
     refused = capsys.readouterr().err
     assert refused.splitlines()[-1].startswith(str(closed))
