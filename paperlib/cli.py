@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.ENOSPC):
             raise
-        print(f"{error.filename} cannot be written: {error.strerror}.", file=sys.stderr)
+        place = error.filename or "A file"
+        print(f"{place} cannot be read or written: {error.strerror}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -196,8 +197,9 @@ def shards(folder: Path, processes: int | None, **options) -> int:
     try:
         made = prepare(folder, TextSettings.model_validate(given), processes)
     except ValidationError as error:
-        option = "--" * bool(error.errors()[0]["loc"])
-        raise UsageError(f"{option}{first_fault(error)}.".replace("_", "-")) from None
+        name = "".join(error.errors()[0]["loc"])
+        option = f"--{name}".replace("_", "-") if name else ""
+        raise UsageError(f"{option}{first_fault(error).removeprefix(name)}.") from None
     except TextError as error:
         raise UsageError(f"{error}.") from None
     print(made.address)

@@ -35,6 +35,9 @@ def parser(commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParse
     def for_profile(sub: argparse.ArgumentParser, **options) -> None:
         sub.add_argument("--profile", metavar="NAME", **options)
 
+    def to_file(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+
     def reporting(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--report", type=Path, metavar="PATH", help="file for the last words after a failure"
@@ -77,31 +80,31 @@ def parser(commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParse
     sub = add("synthetic")
     for_profile(sub, required=True)
     sub.add_argument("--seed", type=_seed, required=True, metavar="K")
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    to_file(sub)
     reporting(sub)
 
     sub = add("beyond")
     for_profile(sub, required=True)
     sub.add_argument("--question", type=_number, metavar="N", help="of notebook 09 (default: all)")
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    to_file(sub)
     reporting(sub)
 
     sub = add("large")
     for_profile(sub, required=True)
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    to_file(sub)
     together(sub)
     reporting(sub)
 
     sub = add("throughput")
     for_profile(sub, required=True)
     sub.add_argument("--streams", type=_number, metavar="N", help="default: the profile's batch")
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    to_file(sub)
     together(sub)
 
     sub = add("experiment")
     for_profile(sub, required=True)
     sub.add_argument("--name", required=True, help="its name in the profile, such as mos_ptb")
-    sub.add_argument("--output", type=Path, required=True, metavar="PATH")
+    to_file(sub)
     reporting(sub)
 
     sub = add("failed")

@@ -37,10 +37,10 @@ CONTROLS = {
     "cross-entropy alone (direct output connection)",
     "mos_ptb_beyond_cross_entropy_test": "on Penn Treebank, the gain is more than that of "
     "cross-entropy alone (mixture of softmaxes)",
-    "doc_ptb_beyond_training_test": "it is more than that of training with dropout that goes on "
-    "(direct output connection)",
-    "mos_ptb_beyond_training_test": "it is more than that of training with dropout that goes on "
-    "(mixture of softmaxes)",
+    "doc_ptb_beyond_training_test": "on Penn Treebank, the gain is more than that of training with "
+    "dropout that goes on (direct output connection)",
+    "mos_ptb_beyond_training_test": "on Penn Treebank, the gain is more than that of training with "
+    "dropout that goes on (mixture of softmaxes)",
     "large_beyond_cross_entropy": "at scale, the gain is more than that of cross-entropy alone",
 }
 """The same of our controls, which are no statements of the paper."""
