@@ -30,10 +30,11 @@ def words_of(documents: Sequence[bytes], tokens: Tokens) -> pa.DictionaryArray:
         lines = pc.replace_substring_regex(lines, _SIGNS, r" \1 ")
     lines = pc.replace_substring(lines, "\n", f" {END} ")
     found = pc.utf8_split_whitespace(lines).flatten()
-    found = found.filter(pc.not_equal(found, ""))
-    ends = pc.equal(found, END).to_numpy(zero_copy_only=False)
+    encoded = found.filter(pc.not_equal(found, "")).dictionary_encode()
+    end = pc.index(encoded.dictionary, END).as_py()
+    ends = encoded.indices.to_numpy() == end
     is_empty = ends & np.concatenate([[True], ends[:-1]])  # some white signs are more than spaces
-    return found.filter(pa.array(~is_empty)).dictionary_encode()
+    return encoded.filter(pa.array(~is_empty)) if is_empty.any() else encoded
 
 
 class Vocabulary:
