@@ -87,6 +87,8 @@ def test_committed_results_do_not_stand_for_a_run(project):
 
 
 def test_failure_then_going_on(project):
+    # One after the other: what ends just as another fails may be done again.
+    project.declare(TABLE.replace("[01_second]", '[01_second]\nneeds = ["00_first"]'))
     project.notebook("01_second", write_cell("second.txt"), "a = 1\nraise ValueError('no luck')")
     failed = launch(project)
     assert failed.returncode == 1
