@@ -46,7 +46,7 @@ class Replayed:
     ):
         self._function = function
         self._generator = generator
-        self._parameters = list(parameters)
+        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         # A graph adds to the gradients that were there when it was captured.
         self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._graphs: dict[tuple, _Graph | None] = {}

@@ -33,8 +33,16 @@ def in_processes(
             socket.getaddrinfo(host, None)
         except OSError:
             raise UsageError(f"--meet {meet}: the host {host} is not known here.") from None
+    import torch
+
     from paperlib import processes as together
 
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise UsageError(
+            f"--processes {processes}: each takes a GPU, of which there are {gpus} here; ask for no "
+            'more, or set CUDA_VISIBLE_DEVICES="" to train on the CPU.'
+        )
     started = time.time()
     try:
         together.run(arguments, processes, machines, meet)

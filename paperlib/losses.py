@@ -26,8 +26,10 @@ class _ExpectationUnderQ(torch.autograd.Function):
     @staticmethod
     def forward(ctx, log_q0: Tensor, values: Tensor) -> Tensor:
         ctx.save_for_backward(log_q0, values)
-        found = log_q0.exp().mul_(values).sum(-1)
-        if found.isnan().any():
+        found = None
+        if not log_q0.is_cuda:  # which has to go on without being asked, for it may replay this
+            found = log_q0.exp().mul_(values).sum(-1)
+        if found is None or found.isnan().any():
             q0 = log_q0.exp()
             found = (q0 * values).masked_fill_(q0 == 0, 0).sum(-1)
         return found

@@ -132,9 +132,11 @@ class StreamTask(Task):
             self.new_text()
 
     def identity(self) -> dict:
-        """The seed, the text by its length and its validation part, and the frozen weights."""
+        """The seed, the text by its length and its validation part, the frozen weights, and what
+        draws the dropout: a CPU and a GPU draw otherwise."""
         return {
             "seed": self._seed,
+            "kind of device": self._dropout and self._dropout.device.type,
             "text": self._text.part_tokens(0),
             "validation text": checksum(self.valid.cpu().numpy()),
             "frozen models": [checksum_of_weights(model) for model in self._frozen_models],

@@ -228,7 +228,7 @@ class Trainer:
         for row, (measured, tokens) in zip(values.tolist(), waiting, strict=True):
             means = dict(zip(measured, row, strict=True))
             if not math.isfinite(means["loss"]):
-                if state.epoch == state.batch == 0:
+                if state.epoch == 0 and not sums:
                     raise TrainingError(
                         f"{self.task.title}: the loss is not finite before any step; look for NaN "
                         "and -inf in what the model gives"

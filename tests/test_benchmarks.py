@@ -29,6 +29,7 @@ def test_the_ways_of_a_head_have_the_same_gradients(build):
 
 @pytest.mark.skipif(not heads.can_compile(), reason="torch.compile cannot compile here")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # from within torch.compile
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # a GPU's, which we do not want
 def test_the_compiled_head_has_the_same_gradients():
     ways = heads.model(**TINY).ways
     compiled = ways["published formulation, torch.compile"]()

@@ -110,9 +110,10 @@ def test_where_p_hat_parts_from_p_sentence_by_sentence(study):
         for position in range(len(sentence)):
             p = study.language.next_word_probs(history[position], history[position + 1])
             log_p[number, position] = np.log(p[at])
+    words = words.to(study.device)
     with torch.no_grad():
-        log_q0 = study.perturbed(words).double().log_softmax(-1)[..., at].numpy()
-        z = study.discriminator("perturbed").model(words)[..., at].double().numpy()
+        log_q0 = study.perturbed(words).double().log_softmax(-1)[..., at].cpu().numpy()
+        z = study.discriminator("perturbed").model(words)[..., at].double().cpu().numpy()
     squares = {"q₀": (log_q0 - log_p) ** 2, "p̂ (discriminator)": (log_q0 - z - log_p) ** 2}
     rms = {name: np.sqrt(values.mean()) for name, values in squares.items()}
 

@@ -18,7 +18,7 @@ from paperlib.cli import main
 from paperlib.corpora import CorpusError
 from paperlib.files import CheckpointError
 from paperlib.hardware import HardwareError
-from paperlib.notebooks import FOR_USERS
+from paperlib.notebooks import FOR_USERS, UsageError
 from paperlib.shards.documents import TextError
 from paperlib.training import TrainingError
 
@@ -44,8 +44,9 @@ def profile(tmp_path):
 
 
 def environment(runs):
-    """One thread a process, and trainings in a folder of their own."""
-    return os.environ | {"PAPERLIB_RUNS": str(runs), "OMP_NUM_THREADS": "1"}
+    """One thread a process, trainings in a folder of their own, and no GPU: there may be one."""
+    own = {"PAPERLIB_RUNS": str(runs), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return os.environ | own
 
 
 def command(profile, output, number):
@@ -313,6 +314,12 @@ def test_a_place_to_meet_that_is_none_is_refused_at_once(tmp_path, capsys, monke
         more = ["--processes", "2", "--machines", machines, "--meet", meet]
         assert main([*command, *more]) == 2
         assert capsys.readouterr().err == says
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="--processes 2: each takes a GPU, of which there are 1"):
+        jobs.in_processes([], None, 2, 1, "localhost:0")
 
 
 def test_machines_that_do_not_meet_are_told_so_in_a_sentence(monkeypatch):

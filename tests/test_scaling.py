@@ -149,6 +149,7 @@ def test_the_model_is_of_the_texts_vocabulary_not_the_profiles(monkeypatch):
 @pytest.mark.slow
 def test_measuring_in_two_processes_is_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_RUNS", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for two processes that takes two
     table = scaling.measured("smoke", [1, 2], streams=4)
     assert table["processes"].tolist() == [1, 2]
     assert table["n_words"].tolist() == [60, 60]

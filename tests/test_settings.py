@@ -112,7 +112,7 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
 
 
 def test_an_unknown_profile_is_told_the_choice():
-    with pytest.raises(SettingsError, match="no profile 'huge'; choose one of longer, medium"):
+    with pytest.raises(SettingsError, match="no profile 'huge'; choose one of averaged, longer,"):
         load("huge")
 
 

@@ -99,6 +99,8 @@ class FromLogits(nn.Module):
         words[0, 0] = n_words - 1
         try:
             logits = self.network(words)
+            if words.is_cuda:  # which says only later that there is no such word
+                torch.cuda.synchronize()
         except Exception as error:
             raise ModelError(
                 f"the network cannot read words of shape {shape}, T steps of B texts, with ids "
