@@ -40,8 +40,8 @@ def in_processes(
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes:
         raise UsageError(
-            f"--processes {processes}: each takes a GPU, of which there are {gpus} here; ask for no "
-            'more, or set CUDA_VISIBLE_DEVICES="" to train on the CPU.'
+            f"--processes {processes}: each takes a GPU, of which there are {gpus} here; start so "
+            'many, or set CUDA_VISIBLE_DEVICES="" to train on the CPU.'
         )
     started = time.time()
     try:
