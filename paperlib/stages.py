@@ -6,12 +6,13 @@ is; one that was interrupted goes on from its checkpoint; two processes never wo
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 from torch import nn
 
@@ -51,6 +52,22 @@ class Trained:
     def address(self) -> str:
         """Its folder in ``runs/``: kind and digest."""
         return f"{self.folder.parent.name}/{self.folder.name}"
+
+
+def rates_along_kept_path(history: Sequence[Mapping], criterion: str) -> list[float]:
+    """Learning rates of the epochs that led to a training's best weights, one an epoch.
+
+    ``history`` has an entry an epoch, the first from before training. Each time the learning rate
+    fell, and at the end, training went back to the weights that were best by ``criterion``; the
+    epochs after these are left out.
+    """
+    path = []
+    for before, entry in zip(history, [*history[1:], None], strict=True):
+        if entry is None or entry["learning_rate"] < before["learning_rate"]:
+            reached = [history[0][criterion], *(kept[criterion] for kept in path)]
+            path = path[: int(np.argmin(reached))]
+        path += [] if entry is None else [entry]
+    return [entry["learning_rate"] for entry in path]
 
 
 def digest(key: dict) -> str:

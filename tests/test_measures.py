@@ -243,3 +243,10 @@ def test_curves_are_compared_by_quotients():
     found = measures.of_curves([with_faster, twice])
     assert found["curves.oscillation_faster.frequent"].value == pytest.approx(3)
     assert found["curves.cross_entropy_0.1.lift"].value == pytest.approx(10)
+
+
+def test_curves_that_a_profile_does_not_draw_have_no_measures():
+    seed = pd.DataFrame({"lift": 4.0, "of_p_hat": 0.8}, index=["discriminator_0.3"])
+    assert measures.of_curves([seed]) == {}
+    seed = pd.DataFrame({"lift": 4.0, "of_p_hat": 0.8}, index=["discriminator_0.1"])
+    assert set(measures.of_curves([seed])) == {"curves.discriminator_0.1.of_p_hat"}

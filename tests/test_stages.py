@@ -179,3 +179,14 @@ def test_two_processes_compute_a_stage_once(runs):
     assert all(process.exitcode == 0 for process in processes)
     folder = stages.folder_of("count", {"key": 1})
     assert (folder / "log").read_text() == "computed\n"
+
+
+def entries(*of_epochs):
+    return [{"d": d, "learning_rate": rate} for d, rate in of_epochs]
+
+
+def test_epochs_that_were_given_up_are_not_on_the_way_to_the_best_weights():
+    history = entries((9, 1.0), (5, 1.0), (7, 1.0), (4, 0.1), (3, 0.1), (6, 0.1))
+    assert stages.rates_along_kept_path(history, "d") == [1.0, 0.1, 0.1]
+    assert stages.rates_along_kept_path(entries((9, 1.0), (10, 1.0), (8, 0.1)), "d") == [0.1]
+    assert stages.rates_along_kept_path(entries((9, 1.0), (10, 1.0)), "d") == []

@@ -76,3 +76,12 @@ def test_changes_on_validation_are_paired_by_seed():
     assert (better["smallest"], better["largest"], better["seeds"]) == (-1.0, -2.0, 2)
     assert worse["change"] == 0
     assert np.isnan(worse["low"])
+
+
+def test_rates_tried_say_which_is_the_profiles():
+    progress = Progress(1.0, epoch=5, best=1.3, best_epoch=4)
+    tried = {"discriminator": {rate: Trained(None, progress, Path()) for rate in (0.3, 1.0)}}
+    table = tables.rates_tried(tried, {"discriminator": 1.0})
+    assert table["the profile's"].tolist() == ["", "yes"]
+    assert table.iloc[0, -3:].tolist() == [1.3, 4, 5]
+    assert tables.rates_tried({}, {}).columns.tolist() == table.columns.tolist()

@@ -1,9 +1,10 @@
-"""One look for all figures, and one way to save them."""
+"""One look for all figures and tables, and one way to save figures."""
 
 import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
@@ -17,6 +18,14 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
     "#000000",
 )
 """The palette of Okabe & Ito, told apart with every common form of colour blindness."""
+
+CLASS_STYLES = {
+    "frequent": {"color": BLUE, "marker": "o"},
+    "almost frequent": {"color": ORANGE, "marker": "s"},
+    "other": {"color": GREEN, "marker": "^"},
+    "chosen word": {"color": VERMILION, "marker": "*"},
+}
+"""Colour and marker of each class of words, the same in all figures."""
 
 STYLE = {
     "figure.dpi": 110,
@@ -33,8 +42,10 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Set the look of all figures that follow."""
+    """Set the look of all figures that follow, and show tables whole: pandas cuts nothing off."""
     plt.rcParams.update(STYLE)
+    for limit in ("max_colwidth", "max_columns", "max_rows"):
+        pd.set_option(f"display.{limit}", None)
 
 
 def save_figure(figure: Figure, folder: Path, name: str, numbers: dict) -> Path:

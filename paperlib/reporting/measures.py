@@ -206,24 +206,30 @@ def of_curves(seeds: Sequence[pd.DataFrame]) -> dict[str, Estimate]:
     ``oscillation`` is cross-entropy's at 0.1 by that with discriminator at 0.1, and
     ``oscillation_faster`` by that with discriminator at 1, where the profile draws it;
     ``share_of_gain`` is what cross-entropy at 0.1 gains in validation perplexity by what
-    fine-tuning with discriminator does, not a number where that is nothing for some seed.
+    fine-tuning with discriminator does, not a number where that is nothing for some seed. What
+    needs a run that the profile does not draw is left out.
     """
     alone, discriminator, faster = "cross_entropy_0.1", "discriminator_0.1", "discriminator_1"
+    there = set(seeds[0].index)
 
     def of(run: str, column: str, by: str | None = None, *, quotients: bool = True) -> Estimate:
         values = [seed.loc[run, column] / (seed.loc[by, column] if by else 1) for seed in seeds]
         return over_seeds(values, quotients=quotients)
 
-    found = {f"curves.{run}.lift": of(run, "lift") for run in (alone, "cross_entropy_0.01")}
-    found[f"curves.{discriminator}.of_p_hat"] = of(discriminator, "of_p_hat")
-    others = over_seeds([seed.loc[alone, "others_change"] for seed in seeds])
-    found[f"curves.{alone}.others_change"] = others
-    share = Estimate.single(math.nan, NO_GAIN)
-    if all(seed.loc[discriminator, "best_change"] < 0 for seed in seeds):
-        share = of(alone, "best_change", discriminator, quotients=False)
-    found[f"curves.{alone}.share_of_gain"] = share
+    slower = "cross_entropy_0.01"
+    found = {f"curves.{run}.lift": of(run, "lift") for run in (alone, slower) if run in there}
+    if discriminator in there:
+        found[f"curves.{discriminator}.of_p_hat"] = of(discriminator, "of_p_hat")
+    if alone in there:
+        others = over_seeds([seed.loc[alone, "others_change"] for seed in seeds])
+        found[f"curves.{alone}.others_change"] = others
+    if {alone, discriminator} <= there:
+        share = Estimate.single(math.nan, NO_GAIN)
+        if all(seed.loc[discriminator, "best_change"] < 0 for seed in seeds):
+            share = of(alone, "best_change", discriminator, quotients=False)
+        found[f"curves.{alone}.share_of_gain"] = share
     for name, by in (("oscillation", discriminator), ("oscillation_faster", faster)):
-        if by in seeds[0].index:
+        if {alone, by} <= there:
             for word in ("almost_frequent", "frequent"):
                 found[f"curves.{name}.{word}"] = of(alone, word, by)
     return found

@@ -9,15 +9,18 @@ from paperlib.estimates import interval, over_seeds
 from paperlib.reporting import paper
 from paperlib.stages import Trained
 
-TABLE1_COLUMNS = (
-    "test_ppl",
-    "freq_ppl",
-    "rare_ppl",
-    "ratio",
-    "diff_mean",
-    "diff_std",
-    "other_ppl",
-)
+TABLE1_TITLES = {
+    "test_ppl": "Test ppl.",
+    "freq_ppl": "Freq. ppl.",
+    "rare_ppl": "Rare ppl.",
+    "ratio": "Ratio",
+    "diff_mean": "log q − log p, mean",
+    "diff_std": "log q − log p, sd",
+    "other_ppl": "Ppl. without the chosen word",
+}
+"""Columns of Table 1 by their names in files, with their headings for people."""
+
+TABLE1_COLUMNS = tuple(TABLE1_TITLES)
 
 TABLE1_NAMES = {
     "true": "True distribution p",
@@ -50,15 +53,6 @@ def table1(seeds: list[dict[str, dict[str, float]]]) -> pd.DataFrame:
 def table1_for_people(table: pd.DataFrame) -> pd.DataFrame:
     """Table 1 with ours and the paper's value in one cell: ``85.63 ± 0.12 (85.63)``."""
     digits = {"ratio": 1, "diff_mean": 3, "diff_std": 3}
-    titles = {
-        "test_ppl": "Test ppl.",
-        "freq_ppl": "Freq. ppl.",
-        "rare_ppl": "Rare ppl.",
-        "ratio": "Ratio",
-        "diff_mean": "log q − log p, mean",
-        "diff_std": "log q − log p, sd",
-        "other_ppl": "Ppl. without the chosen word",
-    }
 
     def cell(row: pd.Series, column: str) -> str:
         places = digits.get(column, 2)
@@ -71,7 +65,7 @@ def table1_for_people(table: pd.DataFrame) -> pd.DataFrame:
         {"Estimating with": table["model"].map(TABLE1_NAMES)}
         | {
             title: [cell(row, column) for _, row in table.iterrows()]
-            for column, title in titles.items()
+            for column, title in TABLE1_TITLES.items()
         }
     )
 
@@ -149,6 +143,25 @@ def validation_changes(runs: dict[str, list[Trained]]) -> pd.DataFrame:
             | {"smallest": changes.max(), "largest": changes.min()}
         )
     return pd.DataFrame(rows)
+
+
+def rates_tried(search: dict[str, dict[float, Trained]], own: dict[str, float]) -> pd.DataFrame:
+    """What :meth:`paperlib.synthetic.SyntheticStudy.search` reached, one row a learning rate.
+
+    ``own`` is the profile's own rate of each kind of training, marked in the table.
+    """
+    criteria = {"discriminator": "valid. D", "finetuning": "valid. perplexity"}
+    columns = ["training", "learning rate", "the profile's", "measure"]
+    rows = [
+        (kind, rate, "yes" if rate == own[kind] else "", criteria[kind], *_reached(run))
+        for kind, tried in search.items()
+        for rate, run in tried.items()
+    ]
+    return pd.DataFrame(rows, columns=[*columns, "best", "best epoch", "epochs"])
+
+
+def _reached(run: Trained) -> tuple[float, int, int]:
+    return run.progress.best, run.progress.best_epoch, run.progress.epoch
 
 
 def _agreement(ours: float, theirs: float, rounding: float) -> str:
