@@ -56,6 +56,17 @@ def test_curve_and_the_epochs_at_a_lower_rate(axes):
     assert (list(marks.get_xdata()), list(marks.get_ydata())) == ([2], [2.0])
 
 
+def test_a_reference_outside_the_axis_is_noted_and_does_not_stretch_it(axes):
+    for ax in axes:
+        ax.plot([80, 81])
+    before = axes[1].get_ylim()
+    drawing.reference_line(axes[0], 80.5, "start")
+    drawing.reference_line(axes[1], 70.123, "start")
+    assert axes[0].lines[-1].get_label() == "start"
+    assert [text.get_text() for text in axes[1].texts] == ["start: 70.12, below this range"]
+    assert axes[1].get_ylim() == before
+
+
 def test_one_legend_has_each_label_once_in_the_order_asked_for(axes):
     for ax in axes:
         ax.plot([0, 1], label="second", linewidth=0.9)

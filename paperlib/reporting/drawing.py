@@ -38,6 +38,17 @@ def plain_log_scale(ax: Axes) -> None:
     ax.yaxis.set_major_formatter("{x:.0f}")
 
 
+def reference_line(ax: Axes, value: float, label: str, **look) -> None:
+    """A level line at ``value``, or, where the curves drawn so far leave it out, a note on it."""
+    low, high = ax.get_ylim()
+    if low <= value <= high:
+        ax.axhline(value, label=label, **look)
+        return
+    side, edge = ("below", "bottom") if value < low else ("above", "top")
+    place = {"xy": (0.02, 0.03 if side == "below" else 0.97), "xycoords": "axes fraction"}
+    ax.annotate(f"{label}: {value:.2f}, {side} this range", va=edge, fontsize="small", **place)
+
+
 def one_legend(fig: Figure, order: Sequence[str]) -> Legend:
     """A legend for all panels, beside them: each label once, in this ``order``.
 
