@@ -44,9 +44,9 @@ def reference_line(ax: Axes, value: float, label: str, **look) -> None:
     if low <= value <= high:
         ax.axhline(value, label=label, **look)
         return
-    side, edge = ("below", "bottom") if value < low else ("above", "top")
-    place = {"xy": (0.02, 0.03 if side == "below" else 0.97), "xycoords": "axes fraction"}
-    ax.annotate(f"{label}: {value:.2f}, {side} this range", va=edge, fontsize="small", **place)
+    side, height, edge = ("below", 0.02, "bottom") if value < low else ("above", 0.98, "top")
+    place = {"xycoords": "axes fraction", "ha": "center", "va": edge, "fontsize": "small"}
+    ax.annotate(f"{label}: {value:.2f}, {side} this range", (0.5, height), **place)
 
 
 def one_legend(fig: Figure, order: Sequence[str]) -> Legend:
