@@ -1,5 +1,6 @@
 """What the tables of notebook 09 say, in sentences; each looks at an interval, not at a value."""
 
+import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -19,12 +20,23 @@ def markdown(sentences: Iterator[str]) -> str:
 
 def compared(row: pd.Series) -> str:
     """One row of :meth:`paperlib.beyond_comparisons.Comparisons.table`."""
-    numbers = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    places = places_of(row["low"], row["high"], 3)
+    middle, low, high = (f"{row[key]:+.{places}f}" for key in ("difference", "low", "high"))
+    numbers = f"{middle} ({low} to {high})"
     if row["verdict"] == CANNOT_TELL:
         return f"the test sentences cannot tell *{row['one']}* from *{row['other']}*: {numbers}"
     if row["verdict"] == UNCHANGED:
         return f"*{row['one']}* and *{row['other']}* come to the same: {numbers}"
     return f"*{row['one']}* is {row['verdict']} than *{row['other']}*: {numbers}"
+
+
+def places_of(low: float, high: float, least: int) -> int:
+    """Decimal places, ``least`` at least, at which the end that is nearer to 0 is not shown as 0;
+    where 0 lies between the ends, ``least``."""
+    nearer = min(abs(low), abs(high))
+    if low <= 0 <= high or not math.isfinite(nearer):
+        return least
+    return max(least, math.ceil(-math.log10(nearer)))
 
 
 def share(found: dict[str, float]) -> str:
@@ -38,8 +50,13 @@ def better_discriminator(compare: Comparisons, pairs: pd.DataFrame) -> Iterator[
     for fast in (False, True):
         variants = [Variant(source, fast=fast) for source in (NONE, TRAINED, ORACLE)]
         rate = compare.study.rate(variants[0])
-        won = ", ".join(f"{v.title} {share(compare.recovered(v))}" for v in variants)
-        yield f"Rate {rate:g}: of the perturbation's cost is won back: {won}."
+        found = {variant.title: compare.recovered(variant) for variant in variants}
+        won = ", ".join(f"{title} {share(one)}" for title, one in found.items())
+        more = [title for title, one in found.items() if one["recovered"] > 1]
+        beyond = (
+            f" More than 100%, with {' and '.join(more)}: other words gain too." if more else ""
+        )
+        yield f"Rate {rate:g}: of the perturbation's cost is won back: {won}.{beyond}"
         for _, row in rows[rows["rate"] == rate].iterrows():
             yield f"Rate {rate:g}, test perplexity: {compared(row)}."
     best = rows[rows["one"] == "oracle"]
@@ -62,9 +79,11 @@ def where_p_hat_parts(classes: pd.DataFrame) -> Iterator[str]:
             UNCHANGED: "p̂ is as far from p as q₀ is",
             CANNOT_TELL: "the test sentences cannot tell p̂'s distance from p from that of q₀",
         }[direction(low, high)]
+        places = places_of(100 * low, 100 * high, 1)
+        change, low, high = (f"{value:+.{places}%}" for value in (row["change"], low, high))
         yield (
-            f"{row['class']}: {says}: {row['change']:+.1%} ({low:+.1%} to {high:+.1%}), "
-            f"rms {row['rms']:.2f} nats."
+            f"{row['class']}: {says}: its rms distance from p is {row['rms']:.2f} nats, which is "
+            f"{change} ({low} to {high}) relative to q₀'s."
         )
     most = ours[ours["rms_high"] >= ours["rms_low"].max()]
     yield f"p̂ and p part most at: {' or '.join(most['class'])}."
@@ -74,6 +93,12 @@ def divergences(table: pd.DataFrame) -> Iterator[str]:
     """Question 2, from ``divergences``."""
     names = {"forward": "KL(p‖q)", "reverse": "KL(q‖p)"}
     for _, row in table.dropna(subset="from").iterrows():
+        if all(row[f"{kind}_verdict"] == UNCHANGED for kind in names):
+            yield (
+                f"{row['from']} → {row['model']}: both are unchanged, for no epoch was better on "
+                "validation than the start, whose weights were kept."
+            )
+            continue
         says = []
         for kind, name in names.items():
             verdict = row[f"{kind}_verdict"]
@@ -166,9 +191,10 @@ def repairs(compare: Comparisons, pairs: pd.DataFrame) -> Iterator[str]:
             UNCHANGED: f"{repaired} works exactly like {papers}",
             CANNOT_TELL: f"the test sentences cannot tell {repaired} from {papers}",
         }[direction(found["low"], found["high"])]
+        more, low, high = (100 * found[key] for key in ("recovered", "low", "high"))
         yield (
-            f"{says[0].upper()}{says[1:]}: share won back "
-            f"{found['recovered']:+.0%} ({found['low']:+.0%} to {found['high']:+.0%})."
+            f"{says[0].upper()}{says[1:]}: the shares won back differ by {more:+.0f} percentage "
+            f"points ({low:+.0f} to {high:+.0f})."
         )
 
 
