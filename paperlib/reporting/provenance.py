@@ -1,5 +1,7 @@
 """Where a result comes from: commit, versions, hardware, seeds, data, wall times."""
 
+import re
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from paperlib import hardware, paths
@@ -23,6 +25,20 @@ def training(trained: Trained) -> dict:
         "processor": done["hardware"]["processor"],
         "torch_threads": done["hardware"]["torch_threads"],
     }
+
+
+def without_repeats(trainings: Sequence[dict]) -> list[dict]:
+    """Each training once, in their order, where it stands first: different studies share some."""
+    found = {}
+    for one in trainings:
+        found.setdefault(one["stage"], one)
+    return list(found.values())
+
+
+def shortened(commit: str) -> str:
+    """The first 8 digits of a commit, with its ``+`` if it has one; other words as they are."""
+    is_commit = re.fullmatch(r"[0-9a-f]{40}\+?", commit)
+    return f"{commit[:8]}{commit[40:]}" if is_commit else commit
 
 
 def provenance(profile: str) -> dict:
