@@ -162,7 +162,7 @@ def test_what_is_the_discriminators_has_an_interval_and_a_sentence(studies):
 
     found = measures.of_text(studies["mos_ptb"])
     (said,) = corpus_tables.control_answer("mos_ptb", found)
-    assert said == "mos_ptb: cross-entropy alone is not run in this profile."
+    assert said == "mos_ptb: cross-entropy alone is not run."
 
 
 @pytest.mark.parametrize(

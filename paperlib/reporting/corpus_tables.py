@@ -9,7 +9,8 @@ from paperlib.estimates import CANNOT_TELL, HIGHER, LOWER, UNCHANGED, Estimate, 
 from paperlib.reporting import paper
 from paperlib.text_study import BEST
 
-NOT_RUN = "not run in this profile"
+NOT_RUN = "not run"
+"""Because the profile leaves it out, or ``experiments`` does."""
 
 NONE = "–"
 """In a cell for which neither this project nor the paper has a value."""
@@ -40,6 +41,9 @@ TABLE3_NAMES = {
 
 CORPORA = {"ptb": "Penn Treebank", "wikitext2": "WikiText-2"}
 
+HEADS = {"mos": "mixture of softmaxes", "doc": "direct output connection"}
+"""In words; other heads are called as the settings call them."""
+
 
 def outcome(history: list[dict]) -> str:
     """What fine-tuning did on the validation set, from the start to the best of its epochs.
@@ -59,6 +63,17 @@ def outcome(history: list[dict]) -> str:
     if loss == perplexity:
         return "no change" if loss == "stays" else f"both {loss.removesuffix('s')}"
     return f"loss {loss}, perplexity {perplexity}"
+
+
+def head_of(study: CorpusStudy) -> str:
+    """What an experiment's network is, in words, for titles."""
+    head = study.settings.network.head
+    return HEADS.get(head, head)
+
+
+def network_of(study: CorpusStudy) -> str:
+    """The same, and what text it is for."""
+    return f"{head_of(study)}, {study.corpus.title.split(', first')[0]}"
 
 
 def texts_of(studies: Iterable[CorpusStudy]) -> str:
@@ -81,7 +96,7 @@ def table2(study: CorpusStudy) -> pd.DataFrame:
 
     Loss and reverse KL divergence (nats a token) are those that the row's own fine-tuning
     minimises, at its best epoch; the initial model's are measured with the discriminator. An option
-    that this profile does not run has no numbers and says so in ``outcome``.
+    that is not run has no numbers and says so in ``outcome``.
     """
     rows = []
     for name in TABLE2_NAMES:
@@ -205,7 +220,7 @@ def table3(studies: dict[str, CorpusStudy]) -> pd.DataFrame:
 
     Perplexities ``ptb_valid``, ``ptb_test``, ``wikitext2_valid``, ``wikitext2_test``, each with its
     ``paper_`` twin; ``ptb_status`` and ``wikitext2_status`` say where the former come from: they
-    are empty where this profile does not run them, and in the rows that quote the original papers.
+    are empty where they are not run, and in the rows that quote the original papers.
     """
     rows = []
     for name in TABLE3_NAMES:
