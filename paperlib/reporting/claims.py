@@ -223,7 +223,8 @@ def ledger(claims: Mapping[str, Claim], measures: Mapping[str, dict]) -> list[di
             if found["basis"] != ONE_RUN and "-" in claim.measure and not any(numbers.values()):
                 reason = UNMOVED
             if claim.varies and found.get("seeds", 1) == 1:
-                verdict, reason = PARTLY, f"{ONE_TRAINING}; by its own interval {verdict}"
+                reason = f"{ONE_TRAINING}; by its own interval {verdict}"
+                verdict = NOT_REPRODUCED if verdict == NOT_REPRODUCED else PARTLY
             premise = next((one for one in entries if one["claim"] == claim.rests_on), None)
             if premise and verdict == REPRODUCED != premise["verdict"]:
                 verdict = PARTLY
