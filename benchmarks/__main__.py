@@ -156,10 +156,12 @@ def write_gpu_hours(folder: Path) -> None:
 
 
 def write_whole(folder: Path) -> None:
-    """How long a whole run takes, and one with nothing to do."""
-    table = whole.measure(PROFILE)
-    shown = table[["run"]].assign(seconds=table["seconds"].round(1).astype(str))
-    title = f"Profile {PROFILE} after installation; {results.where()}"
+    """How long a whole run takes, and one with nothing to do, here and on other hardware."""
+    table = whole.with_others(folder / "whole.csv", whole.measure(PROFILE))
+    shown = table[["run", *whole.HARDWARE]].assign(
+        cores=table["cores"].astype(str), seconds=table["seconds"].round(1).astype(str)
+    )
+    title = f"Profile {PROFILE} after installation"
     save_table(folder, "whole", table, title=title, shown=shown)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from paperlib import paths
+from paperlib import hardware, paths
 from paperlib.threads import cores
 
 KINDS = {
@@ -31,6 +31,10 @@ KINDS = {
 
 STUDIES = {"beyond": "beyond the paper", "large": "section 4.3"}
 """Names of studies that say too little by themselves."""
+
+
+HARDWARE = ["processor", "instructions", "cores"]
+"""What of the hardware decides how long a run takes."""
 
 
 class RunError(RuntimeError):
@@ -116,7 +120,17 @@ def measure(profile: str) -> pd.DataFrame:
             {"run": title, "seconds": _seconds(checkout, runs, profile)}
             for title in ("from nothing", "again, with nothing to do")
         ]
-    return pd.DataFrame(rows).assign(profile=profile, cores=cores(), commit=commit)
+    here = {name: hardware.describe()[name] for name in HARDWARE}
+    return pd.DataFrame(rows).assign(profile=profile, **here, commit=commit)
+
+
+def with_others(earlier: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` of :func:`measure` after the rows of other hardware in the file ``earlier``."""
+    if not earlier.is_file():
+        return table
+    others = pd.read_csv(earlier)
+    same = (others[HARDWARE] == table[HARDWARE].iloc[0]).all(axis=1)
+    return pd.concat([others[~same], table], ignore_index=True)
 
 
 def _seconds(checkout: Path, runs: Path, profile: str) -> float:

@@ -250,6 +250,11 @@ def test_a_whole_run_is_timed_in_a_clone_with_runs_of_its_own(tmp_path, monkeypa
     table = whole.measure("quick")
     assert table["run"].tolist() == ["from nothing", "again, with nothing to do"]
     assert (table["seconds"] > 0).all()
+    table.assign(instructions="older").to_csv(tmp_path / "whole.csv", index=False)
+    both = whole.with_others(tmp_path / "whole.csv", table)
+    assert both["instructions"].tolist() == ["older"] * 2 + table["instructions"].tolist()
+    both.to_csv(tmp_path / "whole.csv", index=False)
+    assert whole.with_others(tmp_path / "whole.csv", table).equals(both)
     assert len(set(seen)) == 1
     runs, checkout = seen[0]
     assert runs.endswith("runs")
