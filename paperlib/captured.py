@@ -1,6 +1,5 @@
 """Work of many small kernels as CUDA graphs: a GPU need not wait for Python between them."""
 
-import functools
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,12 +18,6 @@ def can_replay(device: torch.device, models: Iterable[nn.Module]) -> bool:
     """Whether work of these models there can be replayed: only what they say themselves is known
     of them, by an attribute ``capturable``."""
     return device.type == "cuda" and all(getattr(model, "capturable", False) for model in models)
-
-
-@functools.cache
-def _aside(device: int) -> torch.cuda.Stream:
-    """The stream that captures there; libraries keep a workspace for every stream that they see."""
-    return torch.cuda.Stream(device)
 
 
 class Replayed:
@@ -50,7 +43,9 @@ class Replayed:
         # A graph adds to the gradients that were there when it was captured.
         self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._graphs: dict[tuple, _Graph | None] = {}
-        self._aside = _aside(torch.cuda.current_device())
+        # Its own: at the end of a graph PyTorch frees what libraries keep for the graph's stream,
+        # and other graphs of that stream would go on in it.
+        self._aside = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
