@@ -28,6 +28,7 @@ from benchmarks.harness import (
     step_bytes,
 )
 from paperlib import hardware, settings
+from paperlib.corpora import InOnePart
 from paperlib.dynamic import dynamic_log_q, gradient_rms
 from paperlib.evaluation import perplexity
 from paperlib.models import AWDLSTM
@@ -41,26 +42,13 @@ LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class RandomText:
-    """A :class:`paperlib.stream_text.Text` of one part."""
+class RandomText(InOnePart):
+    """A :class:`paperlib.stream_text.Text`."""
 
     train: np.ndarray
     valid: np.ndarray
     n_words: int
     eos: int = 0
-    parts_at_once: int = 1
-
-    def part_of(self, number: int) -> int:
-        """The only one."""
-        return 0
-
-    def part_tokens(self, number: int) -> int:
-        """All of it."""
-        return len(self.train)
-
-    def train_part(self, number: int) -> np.ndarray:
-        """All of it."""
-        return self.train
 
 
 class Setting:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from paperlib import settings, stream_tasks
+from paperlib.corpora import InOnePart
 from paperlib.models import AWDLSTM, LSTM
 from paperlib.network import Dropout, Network
 from paperlib.tasks import DiscriminatorTask, FinetuningTask, LanguageModelTask, Split
@@ -26,21 +27,12 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-class OwnText:
-    eos, parts_at_once, n_words = 0, 1, WORDS
+class OwnText(InOnePart):
+    eos, n_words = 0, WORDS
 
     def __init__(self):
         rng = np.random.default_rng(0)
         self.train, self.valid = rng.integers(WORDS, size=400), rng.integers(WORDS, size=50)
-
-    def part_of(self, number):
-        return 0
-
-    def part_tokens(self, number):
-        return len(self.train)
-
-    def train_part(self, number):
-        return self.train
 
 
 def of_sentences(kind, mixed=False, device="cuda"):

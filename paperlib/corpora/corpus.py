@@ -10,8 +10,27 @@ from paperlib.corpora.text import EOS, SPLITS, CorpusError
 _PART = {"train": "training", "valid": "validation", "test": "test"}
 
 
+class InOnePart:
+    """What trainings ask of a text, where all of ``train`` is one part, the same in each epoch."""
+
+    train: np.ndarray
+    parts_at_once: ClassVar[int] = 1
+
+    def part_of(self, number: int) -> int:
+        """See :class:`paperlib.stream_text.Text`."""
+        return 0
+
+    def part_tokens(self, number: int) -> int:
+        """See :class:`paperlib.stream_text.Text`."""
+        return len(self.train)
+
+    def train_part(self, number: int) -> np.ndarray:
+        """See :class:`paperlib.stream_text.Text`."""
+        return self.train
+
+
 @dataclass(frozen=True, eq=False)
-class Corpus:
+class Corpus(InOnePart):
     """Running text in token ids; each line ends in the token ``<eos>``.
 
     Parameters
@@ -46,20 +65,6 @@ class Corpus:
     def eos(self) -> int:
         """Id of ``<eos>``."""
         return self.words.index(EOS)
-
-    parts_at_once: ClassVar[int] = 1
-
-    def part_of(self, number: int) -> int:
-        """Which part of the training text comes as the one of this number: there is one."""
-        return 0
-
-    def part_tokens(self, number: int) -> int:
-        """Number of tokens of the training text."""
-        return len(self.train)
-
-    def train_part(self, number: int) -> np.ndarray:
-        """Token ids of a part of the training text: all of it, the same every time."""
-        return self.train
 
     def head(
         self, train: int | None = None, valid: int | None = None, test: int | None = None
