@@ -47,6 +47,10 @@ PRIORITY = {name: 100 * (len(ORDER) - place) for place, name in enumerate(ORDER)
 SRUN = "srun --ntasks-per-node=1 --cpus-per-task={threads} --kill-on-bad-exit=1 "
 
 
+# Of the progress bars of what is no seed of section 3 and no experiment of section 4.
+FIRST_LINE = PLAN.synthetic.seeds + len(PLAN.corpora)
+
+
 def local(path):
     """Paths inside the project are relative to it, where Snakemake works."""
     return str(path.relative_to(paths.PROJECT))
@@ -57,7 +61,7 @@ REPORT = f"{MARKS}/failure.txt"
 
 # A change of these redoes everything, in seconds where the trainings stay the same. What only
 # starts and watches is left out.
-STARTERS = {"__main__.py", "cli.py", "jobs.py", "launch.py", "notebooks.py"}
+STARTERS = {"__main__.py", "cli.py", "options.py", "jobs.py", "launch.py", "notebooks.py"}
 LIBRARY = Path(paperlib.__file__).parent
 # What a profile runs is measured against the paper's sizes.
 SOURCES = sorted(str(path) for path in {*profile_files.files(PROFILE), *profile_files.files("paper")})
@@ -131,7 +135,7 @@ rule beyond:
     output:
         MARKS + "/beyond_question{question}.json",
     params:
-        line=lambda wildcards: PLAN.synthetic.seeds + len(PLAN.corpora) + int(wildcards.question) - 1,
+        line=lambda wildcards: FIRST_LINE + 1 + settings.QUESTIONS.index(int(wildcards.question)),
     threads: THREADS
     resources:
         gpu_jobs=1,
@@ -150,6 +154,7 @@ rule large:
     output:
         MARKS + "/large.json",
     params:
+        line=FIRST_LINE,
         # On several machines, which Slurm gives, the first of them is where they meet.
         together=f"--processes {PROCESSES}"
         + (
@@ -175,6 +180,7 @@ rule large:
         job(
             "large --profile {PROFILE} --output {output:q} {params.together}",
             "The large-scale experiment",
+            line="{params.line}",
             launcher=SRUN if MACHINES > 1 else "",
         )
 

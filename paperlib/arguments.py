@@ -7,8 +7,12 @@ import numpy as np
 
 def require_whole(name: str, value, lowest: int, highest: int | None = None) -> None:
     """Refuse a ``value`` that is not a whole number within the limits."""
-    if not isinstance(value, Integral) or value < lowest or (highest and value > highest):
-        limits = f"from {lowest} to {highest}" if highest else f"of at least {lowest}"
+    if (
+        not isinstance(value, Integral)
+        or value < lowest
+        or value > (value if highest is None else highest)
+    ):
+        limits = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise ValueError(f"{name} must be a whole number {limits}, not {value!r}")
 
 

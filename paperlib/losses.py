@@ -27,7 +27,7 @@ class _ExpectationUnderQ(torch.autograd.Function):
     def forward(ctx, log_q0: Tensor, values: Tensor) -> Tensor:
         ctx.save_for_backward(log_q0, values)
         found = None
-        if not log_q0.is_cuda:  # which has to go on without being asked, for it may replay this
+        if not log_q0.is_cuda:  # a GPU may replay this, which must not wait for any value
             found = log_q0.exp().mul_(values).sum(-1)
         if found is None or found.isnan().any():
             q0 = log_q0.exp()
@@ -40,7 +40,8 @@ class _ExpectationUnderQ(torch.autograd.Function):
         grad = grad.unsqueeze(-1)
         grad_log_q0 = grad_values = None
         if ctx.needs_input_grad[0]:
-            grad_log_q0 = log_q0.exp().mul_(values).mul_(grad)
+            q0 = log_q0.exp()
+            grad_log_q0 = (q0 * values).masked_fill_(q0 == 0, 0).mul_(grad)
         if ctx.needs_input_grad[1]:
             grad_values = log_q0.exp().mul_(grad)
         return grad_log_q0, grad_values

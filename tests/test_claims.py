@@ -379,7 +379,7 @@ def test_perplexities_of_the_papers_own_text_are_never_judged():
     ("entry", "says"),
     [
         ('name = "a", says = "x", measure = "m"', "cell that shows it"),
-        ('name = "a", says = "x", limt = 2', "a.limt"),
+        ('name = "a", says = "x", limt = 2', "a: limt"),
         ('name = "a", says = "x"', "needs paper"),
     ],
 )

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from paperlib import losses
 from paperlib.losses import (
     discriminator_loss,
+    exact_reverse_kl,
     finetuning_loss,
     log_p_hat,
     log_t,
@@ -103,6 +104,20 @@ def test_a_word_that_both_models_mask_counts_for_nothing():
         d = sum(discriminator_loss(log_q0, log_r, log_not_r, target))
         (gradient,) = torch.autograd.grad(d.sum(), own)
         results.append([d.detach(), gradient[:, :4]])
+    torch.testing.assert_close(*results)
+
+
+def test_a_word_that_all_models_mask_counts_for_nothing_in_the_exact_sum():
+    generator = torch.Generator().manual_seed(0)
+    logits, log_p_hat = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    results = []
+    for words in (5, 4):
+        own = logits[:, :words].clone().requires_grad_()
+        shown, theirs = own.clone(), log_p_hat[:, :words].clone()
+        shown[:, 4:] = theirs[:, 4:] = -math.inf
+        value = exact_reverse_kl(shown.log_softmax(-1), theirs)
+        (gradient,) = torch.autograd.grad(value.sum(), own)
+        results.append([value.detach(), gradient[:, :4]])
     torch.testing.assert_close(*results)
 
 

@@ -23,6 +23,7 @@ from paperlib import notebooks
 from paperlib.estimates import LIMITED, NO_GAIN, ONE_RUN
 from paperlib.files import write_text
 from paperlib.settings import Settings, SettingsError
+from paperlib.validated import first_fault
 
 CLAIMS = Path(__file__).parents[1] / "claims.toml"
 
@@ -191,9 +192,7 @@ def declared(path: Path = CLAIMS) -> dict[str, Claim]:
             try:
                 claim = Claim.model_validate(group | own)
             except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join([name, *map(str, first["loc"])])
-                raise SettingsError(f"{path.name}: {where}: {first['msg']}") from None
+                raise SettingsError(f"{path.name}: {name}: {first_fault(error)}") from None
             if name in found:
                 raise SettingsError(f"{path.name}: two claims are called {name}")
             if claim.rests_on and claim.rests_on not in found:
