@@ -7,11 +7,8 @@ import numpy as np
 
 def require_whole(name: str, value, lowest: int, highest: int | None = None) -> None:
     """Refuse a ``value`` that is not a whole number within the limits."""
-    if (
-        not isinstance(value, Integral)
-        or value < lowest
-        or value > (value if highest is None else highest)
-    ):
+    fits = isinstance(value, Integral) and value >= lowest
+    if not fits or (highest is not None and value > highest):
         limits = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise ValueError(f"{name} must be a whole number {limits}, not {value!r}")
 
