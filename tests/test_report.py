@@ -207,7 +207,7 @@ def copied(profile, folder):
     return Path(shutil.copytree(CHECKOUT / "figures" / profile, folder / profile))
 
 
-@pytest.mark.parametrize("profile", ["longer", "medium", "paper", "quick"])
+@pytest.mark.parametrize("profile", ["averaged", "longer", "medium", "paper", "quick"])
 def test_committed_ledgers_are_what_the_rules_make_of_the_measures(profile, tmp_path):
     folder = copied(profile, tmp_path)
     committed = json.loads((folder / "claims.json").read_text(encoding="utf-8"))

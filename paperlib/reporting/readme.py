@@ -15,6 +15,7 @@ VERDICTS = "figures/*/claims.json"
 PROFILES = {
     "quick": "miniature",
     "longer": "trained longer",
+    "averaged": "averaged SGD, to a plateau",
     "medium": "Penn Treebank",
     "paper": "section 3, paper's size",
 }
