@@ -9,7 +9,6 @@ import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -100,7 +99,7 @@ class Setting:
     def trainer(self, kind: type, model: AWDLSTM, **options) -> Trainer:
         """As the library trains; no checkpoint is written."""
         task = kind("", model, self.text, self.training, seed=0, **options)
-        return Trainer(task, self.training, Path("unused"))
+        return Trainer(task, self.training, None)
 
     def usual_optimizer(self, model: AWDLSTM) -> torch.optim.Optimizer:
         """With the arithmetic of the library's, as people write it."""

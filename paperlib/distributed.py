@@ -23,10 +23,11 @@ PATIENCE = timedelta(days=30)
 """How long processes wait for one that prepares text, or waits for a lock."""
 
 SECONDS_FOR_OTHERS = 2.0
-"""What whoever is the cause of a broken connection has to be noticed first."""
+"""How long a process that only lost its connection waits before it says so: the one at fault is to
+be noticed first."""
 
 GONE = "another process is gone"
-"""Begins what a process reports that only lost its connection."""
+"""How the report of a process begins whose only fault is a lost connection."""
 
 _patient: dist.ProcessGroup | None = None
 
@@ -95,7 +96,7 @@ def share(number: int) -> slice:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over processes, the same in all of them."""
+    """The sum over processes, the same in all of them; ``values`` may be overwritten by it."""
     if size() > 1:
         values = values.contiguous()
         dist.all_reduce(values)

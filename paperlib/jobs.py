@@ -22,7 +22,7 @@ def in_processes(
     host, _, port = meet.rpartition(":")
     is_place = host and port.isdecimal()
     if machines == 1 and not is_place:
-        raise UsageError(f"--meet {meet} is no HOST:PORT.")
+        raise UsageError(f"--meet must be HOST:PORT, not {meet}.")
     if machines > 1 and (not is_place or host in ("localhost", "127.0.0.1") or port == "0"):
         raise UsageError(
             f"--machines {machines} takes --meet HOST:PORT too, the same on all of them: the name "

@@ -2,17 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
+from paperlib.validated import Count, NonNegative, Positive, Settings
+
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=0)]
 
 
-class Dropout(BaseModel):
+class Dropout(Settings):
     """Rates of the five places where AWD-LSTM drops, and of the mixture's latents."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     embedding: Rate = 0.0
     """Whole words, of the lookup (Gal & Ghahramani, 2016)."""
@@ -28,17 +26,15 @@ class Dropout(BaseModel):
     """Recurrent weights (DropConnect; Merity et al., 2017)."""
 
 
-class Block(BaseModel):
+class Block(Settings):
     """Words of similar frequency, and how many units their output weights have."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     words: Count | None = None
     """None for the last block: all that are left."""
     units: Count
 
 
-class Network(BaseModel):
+class Network(Settings):
     """AWD-LSTM with a softmax, a mixture of softmaxes, direct output connection or differentiated
     softmax.
 
@@ -48,8 +44,6 @@ class Network(BaseModel):
     differentiated softmax (Chen et al., 2016): see :mod:`paperlib.models.differentiated`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     head: Literal["softmax", "mos", "doc", "differentiated"]
     embedding: Count
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -57,10 +51,10 @@ class Network(BaseModel):
     blocks: tuple[Block, ...] = ()
     projected: bool = False
     dropout: Dropout = Dropout()
-    activation: Weight = 0.0
-    temporal: Weight = 0.0
-    balance: Weight = 0.0
-    init_range: Annotated[float, Field(gt=0)] = 0.1
+    activation: NonNegative = 0.0
+    temporal: NonNegative = 0.0
+    balance: NonNegative = 0.0
+    init_range: Positive = 0.1
 
     def key(self) -> dict:
         """What the network is, as plain values, without what its head has no use for."""

@@ -10,13 +10,13 @@ LARGEST_SEED = 2**32 - 1
 
 def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {LARGEST_SEED}")
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LARGEST_SEED}")
     return int(text)
 
 
@@ -40,19 +40,23 @@ def parser(commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParse
 
     def reporting(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
-            "--report", type=Path, metavar="PATH", help="file for the last words after a failure"
+            "--report", type=Path, metavar="PATH", help="file for the reason if the job fails"
         )
 
     def together(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
-            "--processes", type=_number, default=1, metavar="N", help="on this machine, as one"
+            "--processes",
+            type=_number,
+            default=1,
+            metavar="N",
+            help="that train together on this machine",
         )
         sub.add_argument(
             "--machines",
             type=_number,
             default=1,
             metavar="M",
-            help="each of which gets this command",
+            help="start the same command on each",
         )
         sub.add_argument(
             "--meet", default="localhost:0", metavar="HOST:PORT", help="the same on all machines"
@@ -127,7 +131,7 @@ def parser(commands: Mapping[str, Callable[..., int]]) -> argparse.ArgumentParse
     for split in ("valid", "test"):
         help = f"of the documents that are {split} text (default: 0.001)"
         sub.add_argument(f"--{split}", type=float, metavar="SHARE", help=help)
-    sub.add_argument("--seed", type=int, metavar="K", help="of what is training and what is test")
+    sub.add_argument("--seed", type=int, metavar="K", help="decides which documents are test text")
     sub.add_argument("--damaged", help="'fatal' (default) or 'skip' files that cannot be read")
     sub.add_argument("--processes", type=_number, metavar="N", help="default: as many as cores")
 

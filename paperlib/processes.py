@@ -19,7 +19,7 @@ from paperlib.lifetime import PARENT
 from paperlib.notebooks import FOR_USERS
 
 SECONDS_TO_STOP = 15
-"""What processes have for their ends when one of them has failed."""
+"""What the other processes have to stop in after one has failed."""
 
 SECONDS_TO_MEET = 600
 """What machines have to find each other in: PyTorch's own for those that have found the host."""
@@ -82,12 +82,14 @@ def cause(failures: Mapping[int, ProcessFailure]) -> int:
     """Which of the processes that failed, by rank, is why all did."""
     first = min(failure.timestamp for failure in failures.values())
 
+    # The likeliest cause first: 0 killed from outside, 1 failed by itself, 2 lost its connection, 3
+    # ended by us.
     def order(rank: int) -> tuple[int, int]:
         failure = failures[rank]
-        by_us = failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGINT) or (
+        ended_by_us = failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGINT) or (
             failure.exitcode == -signal.SIGKILL and failure.timestamp >= first + SECONDS_TO_STOP - 1
         )
-        if by_us:
+        if ended_by_us:
             return 3, failure.timestamp
         if failure.exitcode < 0:
             return 0, failure.timestamp

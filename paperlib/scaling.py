@@ -104,7 +104,7 @@ def _memory_of_a_step(study: LargeStudy, training: StreamTraining) -> dict:
     base = _peak_memory()
     q0, model = (study.new_model(stream) for stream in (0, 1))
     task = DiscriminatorStreams("memory", model, study.text, training, seed=0, q0=q0)
-    trainer = Trainer(task, training, Path("nothing is saved"))
+    trainer = Trainer(task, training, None)
     batches = task.batches(0, training.batch_size)[:WARM_UP]
     for batch in batches:
         trainer.step(batch)
@@ -132,7 +132,7 @@ class _Timed:
         model = study.new_model()
         self._task = LanguageModelStreams("throughput", model, study.text, training, seed=0)
         self._task.gradients = distributed.Gradients(model, exchange)
-        self._trainer = Trainer(self._task, training, Path("nothing is saved"))
+        self._trainer = Trainer(self._task, training, None)
         self._batches = self._task.batches(0, training.batch_size)
         self.seconds, self.busy, self.tokens = 0.0, 0.0, 0
         model.train()

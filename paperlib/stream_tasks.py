@@ -120,7 +120,7 @@ class FinetuningStreams(StreamTask):
             values = self._log_p_hat({"q0": encoded0, "discriminator": encoded})
             return values.gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
-        return log_q0, log_q0 - over(at_true_words, q0, discriminator)
+        return log_q0, log_q0 - compute(at_true_words, q0, discriminator)
 
     @torch.no_grad()
     def _log_p_hat(self, encoded: dict[str, Any]) -> Tensor:

@@ -31,7 +31,7 @@ from paperlib.streams import (
 from paperlib.training import Task, TrainingError
 
 _ALONE = "training with dropout runs in one process; set `regularised = false` to share it"
-_OTHER_PIECE = "a network that reads pieces of {} words is trained on such; set `bptt = {}`"
+_OTHER_PIECE = "this network reads pieces of {} words; set `bptt = {}` to train it"
 _SHARED = "the model that is trained shares weights with a frozen one; give it a copy of them"
 _FROZEN = "no weight of the model that is trained asks for a gradient"
 _OTHER_WORDS = "the models have different vocabularies, of {} words"

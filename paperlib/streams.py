@@ -45,7 +45,8 @@ def pieces(steps: int, bptt: int, longest: int, rng: np.random.Generator) -> lis
     """Cut ``steps`` predicted words a stream into pieces of random length (Merity et al., 2017).
 
     The base length is ``bptt``, in one case of twenty half of it; a piece's length is drawn from
-    a normal distribution around that with standard deviation 5, and lies in 5…``longest``.
+    a normal distribution around that with standard deviation 5, and lies in 5…``longest``; the last
+    piece may be shorter.
     """
     cut, start = [], 0
     while start < steps:
@@ -77,7 +78,8 @@ def along(
 ) -> Tensor:
     """``read`` at every step of ``words`` ``(n, B)``, states carried, without dropout.
 
-    ``targets`` ``(n, B)`` are the words to predict. Returns ``(n, B)``.
+    ``targets`` ``(n, B)`` are the words to predict. Returns ``(n, B)``, or ``(n, B, …)`` where
+    ``read`` gives several numbers a word.
     """
     if states is None:
         states = [model.start(words.shape[1]) for model in models]
@@ -95,7 +97,7 @@ def along(
 def over_tokens(
     models: Sequence[StreamModel], tokens: Tensor, eos: int, read: Read, streams: int
 ) -> Tensor:
-    """``read`` at every token of ``tokens`` ``(N,)``, each once; returns ``(N,)``.
+    """``read`` at every token of ``tokens`` ``(N,)``, each once; returns ``(N,)``, or ``(N, …)``.
 
     The first token follows an ``eos``. The tokens are read in ``streams`` parts side by side, for
     speed; each but the first starts ``WARM_UP`` tokens early, so the result does not depend on

@@ -122,13 +122,16 @@ class Progress:
 
 
 class Trainer:
-    """Trains a task and keeps a checkpoint of everything that the rest of the run depends on.
+    """Trains a task and keeps a checkpoint of everything that the rest of the run depends on, if it
+    has a path for it.
 
     The model ends with the best weights of all epochs, those before the first step included, or
     with the ``last`` ones.
     """
 
-    def __init__(self, task: Task, settings: Training, checkpoint: Path, *, last: bool = False):
+    def __init__(
+        self, task: Task, settings: Training, checkpoint: Path | None, *, last: bool = False
+    ):
         self.task = task
         self.settings = settings
         self.checkpoint = checkpoint
@@ -152,7 +155,7 @@ class Trainer:
         give a number; :class:`~paperlib.files.CheckpointError` when the checkpoint is that of
         another training.
         """
-        if distributed.any_says(self.checkpoint.is_file()):
+        if distributed.any_says(self.checkpoint is not None and self.checkpoint.is_file()):
             self._load()
         else:
             self._validate({})
@@ -303,6 +306,9 @@ class Trainer:
 
     def _save(self) -> None:
         self._read()
+        if self.checkpoint is None:
+            self._save_is_due = False
+            return
         state = {
             "settings": self.settings.model_dump(mode="json"),
             "task": self._identity,

@@ -306,8 +306,8 @@ def test_a_place_to_meet_that_is_none_is_refused_at_once(tmp_path, capsys, monke
     monkeypatch.setattr(jobs.socket, "getaddrinfo", unknown)
     command = ["large", "--profile", "smoke", "--output", str(tmp_path / "x.json")]
     for meet, machines, says in (
-        ("foo", "1", "--meet foo is no HOST:PORT.\n"),
-        ("foo:bar", "1", "--meet foo:bar is no HOST:PORT.\n"),
+        ("foo", "1", "--meet must be HOST:PORT, not foo.\n"),
+        ("foo:bar", "1", "--meet must be HOST:PORT, not foo:bar.\n"),
         ("foo:29400", "1", "--meet foo:29400: the host foo is not known here.\n"),
         ("foo:29400", "2", "--meet foo:29400: the host foo is not known here.\n"),
     ):

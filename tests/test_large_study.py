@@ -196,7 +196,7 @@ def test_text_too_short_for_its_splits_is_refused(tmp_path, monkeypatch, capsys)
     profile = tmp_path / "own.toml"
     profile.write_text(text.replace("[large]", '[large]\nfolder = "large"'), encoding="utf-8")
     assert main(["large", "--profile", str(profile), "--output", str(tmp_path / "x.json")]) == 1
-    assert "the valid split has no text" in capsys.readouterr().err
+    assert "the valid split is empty" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_leaves_the_stream(tmp_path, monkeypatch):
@@ -300,7 +300,7 @@ def test_a_number_of_processes_that_is_none_is_refused(number, tmp_path, capsys)
     with pytest.raises(SystemExit) as raised:
         main([*command, f"--processes={number}"])
     assert raised.value.code == 2
-    assert f"{number!r} is no number from 1 on" in capsys.readouterr().err
+    assert f"{number!r} is no whole number of at least 1" in capsys.readouterr().err
 
 
 def test_the_notebook_is_left_out_where_the_profile_has_no_block():

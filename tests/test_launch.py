@@ -305,9 +305,9 @@ def test_a_place_for_results_that_is_none_is_noticed_before_the_work(
         (("synthetic", "--profile", "smoke", "--output", "x", "--seed=-1"), "'-1' is no number"),
         (
             ("synthetic", "--profile", "smoke", "--output", "x", "--seed", "9" * 20),
-            f"'{'9' * 20}' is no number from 0 to 4294967295\n",
+            f"'{'9' * 20}' is no whole number from 0 to 4294967295\n",
         ),
-        (("run", "--profile", "smoke", "--cores", "0"), "'0' is no number from 1 on"),
+        (("run", "--profile", "smoke", "--cores", "0"), "'0' is no whole number of at least 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments, message):

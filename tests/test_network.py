@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from paperlib.models import AWDLSTM
 from paperlib.models.differentiated import block_sizes
 from paperlib.network import Dropout, Network
+from paperlib.profile_files import SettingsError
 
 T, B, V = 5, 3, 9
 SHAPE = {"head": "doc", "embedding": 4, "hidden": (5, 6, 4), "experts": (1, 0, 2)}
@@ -30,6 +31,14 @@ def encoded_by(options, words=T):
     model = AWDLSTM(V, Network.model_validate(SHAPE | options), generator()).double()
     text = torch.randint(V, (words, B), generator=generator(1))
     return model, model.encode(text, model.start(B), generator(2))[0]
+
+
+def test_a_changed_copy_is_checked_too():
+    network = Network.model_validate(SOFTMAX)
+    with pytest.raises(SettingsError, match="Network: head: Input should be"):
+        network.model_copy(update={"head": "nonsense"})
+    with pytest.raises(SettingsError, match="head 'softmax' has no experts"):
+        network.model_copy(update={"experts": (0, 1)})
 
 
 @pytest.mark.parametrize(

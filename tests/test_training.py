@@ -175,6 +175,15 @@ def test_the_last_weights_of_an_average_are_the_average(tmp_path):
         assert task.model.weight.item() == pytest.approx(3.5, rel=1e-5)
 
 
+def test_without_a_checkpoint_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_SECONDS", -1.0)
+    kept = Trainer(language_model_task(), SETTINGS, tmp_path / "checkpoint.pt").run()
+    (tmp_path / "checkpoint.pt").unlink()
+    assert Trainer(language_model_task(), SETTINGS, None).run().history == kept.history
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_of_other_settings_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "checkpoint.pt"
     Trainer(Scripted([1, 2, 3]), Training(max_epochs=2), path).run()

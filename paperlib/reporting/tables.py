@@ -129,8 +129,8 @@ def validation_changes(runs: dict[str, list[Trained]]) -> pd.DataFrame:
 
     A row a name: the mean over seeds of the perplexity ``before`` and of its ``change`` to the best
     epoch, with sample standard deviation and 95 % t interval of the change where there are several
-    seeds. ``smallest`` and ``largest`` are the changes of the smallest and of the largest decrease,
-    by size.
+    seeds. ``smallest`` is the change of the seed that gained least, ``largest`` of the one that
+    gained most.
     """
     rows = []
     for name, trained in runs.items():

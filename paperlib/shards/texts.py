@@ -33,8 +33,8 @@ class ShardedText:
         for split in SPLITS:
             if not shards.tokens(split):
                 raise TextError(
-                    f"the {split} split has no text: of the documents, which empty lines part, "
-                    "there are too few for the share that it gets"
+                    f"the {split} split is empty: documents end at empty lines, and there are too "
+                    "few for a share this small; add text or raise the share"
                 )
 
     def part_of(self, number: int) -> int:
