@@ -3,12 +3,13 @@
 Changes are in nats a token; intervals are 95 % by bootstrap over whole sentences.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from paperlib.beyond import BeyondStudy
+from paperlib.corpora.text import EOS
 from paperlib.corpus_study import CorpusStudy
 from paperlib.estimates import Estimate
 from paperlib.frequency_bins import change_by_bin, change_of_words, ranks
@@ -36,6 +37,8 @@ class Changes:
     """Words beyond this rank are rare."""
     chosen: int | None = None
     """The perturbed word, which is neither."""
+    ends: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """Of running text: what changes at the end of each sentence."""
 
     @classmethod
     def on_sentences(cls, study: BeyondStudy, of: str) -> "Changes":
@@ -52,7 +55,7 @@ class Changes:
     def on_text(cls, study: CorpusStudy) -> "Changes":
         """Of an experiment of section 4 on its test text, whose sentences end in ``<eos>``.
 
-        That token is left out, of the changes and of the ranks: it is no word, and section 4.3's
+        That token stands apart, of the changes and of the ranks: it is no word, and section 4.3's
         (:meth:`paperlib.large_study.LargeStudy.who_gains`) are about words too.
         """
         corpus = study.corpus
@@ -63,9 +66,9 @@ class Changes:
         ends = corpus.test == corpus.eos
         counts = np.bincount(corpus.train, minlength=corpus.n_words)
         counts[corpus.eos] = 0
-        of_token = after - before, corpus.test, np.cumsum(ends) - ends
-        of_word = (values[~ends] for values in of_token)
-        return cls(study.name, *of_word, counts, FREQUENT, RARE)
+        change = after - before
+        of_word = (values[~ends] for values in (change, corpus.test, np.cumsum(ends) - ends))
+        return cls(study.name, *of_word, counts, FREQUENT, RARE, ends=change[ends])
 
     def by_bin(self, resamples: int, seed: int) -> pd.DataFrame:
         """:func:`paperlib.frequency_bins.change_by_bin`, with the chosen word apart."""
@@ -84,20 +87,20 @@ class Changes:
         return pd.concat(tables, ignore_index=True).assign(model=self.name)
 
     def of_groups(self, resamples: int, seed: int) -> pd.DataFrame:
-        """The mean change at frequent and at rare words, a row each."""
+        """The mean change at frequent and at rare words, and at ends of sentences, a row each."""
         rank, other = ranks(self.counts), np.arange(len(self.counts)) != self.chosen
-        groups = {"frequent": rank <= self.frequent, "rare": rank > self.rare}
+        of_words = self.change, self.words, self.sentences
+        groups = {
+            "frequent": (*of_words, np.flatnonzero((rank <= self.frequent) & other)),
+            "rare": (*of_words, np.flatnonzero((rank > self.rare) & other)),
+        }
+        if number := len(self.ends):
+            of_ends = self.ends, np.zeros(number, int), np.arange(number)
+            groups[EOS] = (*of_ends, np.zeros(1, int))
         return pd.DataFrame(
             {"model": self.name, "words": name}
-            | change_of_words(
-                self.change,
-                self.words,
-                self.sentences,
-                np.flatnonzero(those & other),
-                resamples=resamples,
-                seed=seed,
-            )
-            for name, those in groups.items()
+            | change_of_words(*of, resamples=resamples, seed=seed)
+            for name, of in groups.items()
         )
 
 

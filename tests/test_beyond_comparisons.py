@@ -96,6 +96,9 @@ def test_on_running_text_the_end_of_a_sentence_is_no_word():
     groups = changes.of_groups(resamples=50, seed=0).set_index("words")
     assert groups.loc["frequent", "tokens"] == len(at)
     assert groups.loc["frequent", "mean"] == pytest.approx((after - before)[at].mean())
+    ends = corpus.test == corpus.eos
+    assert groups.loc["<eos>", "tokens"] == ends.sum()
+    assert groups.loc["<eos>", "mean"] == pytest.approx((after - before)[ends].mean())
     assert changes.by_bin(resamples=50, seed=0)["tokens"].sum() == len(words)
 
 
