@@ -11,8 +11,7 @@ Usage: ./run_all.sh [OPTION]...
 Makes .venv from requirements.txt when needed, then runs the notebooks in their order and says
 where the results are. What is done and unchanged is not done again; what was interrupted goes on.
 
-  --profile NAME  what to compute: smoke, quick, averaged, longer, overnight,
-                  medium or paper
+  --profile NAME  smoke, quick, averaged, longer, overnight, medium or paper: what to compute
                   (default: medium with a CUDA GPU, quick without)
   --only 03       one notebook, by its number, and what it depends on
   --seeds N       seeds of the synthetic study, in place of the profile's number

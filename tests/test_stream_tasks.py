@@ -280,7 +280,7 @@ def test_a_users_network_resumes_with_its_dropout(steps, tmp_path, monkeypatch):
 
 def test_a_users_network_is_trained_on_the_pieces_that_it_reads():
     other = TRAINING.model_copy(update={"bptt": 9})
-    with pytest.raises(training.TrainingError, match=r"pieces of 8 words .* set `bptt = 8`"):
+    with pytest.raises(training.TrainingError, match=r"pieces of 8 words; set `bptt = 8`"):
         LanguageModelStreams("t", own_network(), corpus(), other, seed=0)
 
 
