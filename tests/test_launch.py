@@ -302,7 +302,10 @@ def test_a_place_for_results_that_is_none_is_noticed_before_the_work(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("synthetic", "--profile", "smoke", "--output", "x", "--seed=-1"), "'-1' is no whole number"),
+        (
+            ("synthetic", "--profile", "smoke", "--output", "x", "--seed=-1"),
+            "'-1' is no whole number",
+        ),
         (
             ("synthetic", "--profile", "smoke", "--output", "x", "--seed", "9" * 20),
             f"'{'9' * 20}' is no whole number from 0 to 4294967295\n",
