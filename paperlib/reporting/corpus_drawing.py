@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from paperlib.reporting.drawing import plain_log_scale, whole_epochs
 from paperlib.reporting.figures import BLACK, BLUE, GREEN, VERMILION
 
 HALVES = {
@@ -21,20 +21,6 @@ HALVES = {
     "train_d_q": ("training (q)", GREEN),
 }
 """Of Figure 3: D and its two parts by their name in a history, with label and colour."""
-
-
-def whole_epochs(ax: Axes) -> None:
-    """Ticks of an axis of epochs at whole numbers alone."""
-    ax.set_xlabel("epoch")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-
-
-def plain_logarithmic(ax: Axes) -> None:
-    """A logarithmic y axis whose ticks are plain numbers."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def language_models(
@@ -55,7 +41,7 @@ def language_models(
             epochs = range(len(first), len(first) + len(second))
             ax.plot(epochs, second, "--", color=colour, marker=".", label="its second run")
     whole_epochs(ax)
-    plain_logarithmic(ax)
+    plain_log_scale(ax)
     ax.set_ylabel("validation perplexity")
     ax.legend()
     return fig

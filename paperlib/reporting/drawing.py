@@ -13,12 +13,17 @@ from paperlib import proposition1
 from paperlib.reporting.figures import BLACK
 
 
+def whole_epochs(ax: Axes) -> None:
+    """Ticks of an axis of epochs at whole numbers alone."""
+    ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+
+
 def curve(ax: Axes, history: Sequence[Mapping], column: str, **look) -> list[float]:
     """Draw ``column`` of a training's ``history`` over its epochs; returns the values drawn."""
     values = [entry[column] for entry in history]
     ax.plot([entry["epoch"] for entry in history], values, **look)
-    ax.set_xlabel("epoch")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    whole_epochs(ax)
     return values
 
 
